@@ -1,0 +1,301 @@
+"""What the inference thread does for the window: read a plane, load a model, answer marks. No Qt, no napari.
+
+Everything here runs in the one inference thread, so it needs no locks. Nothing here imports torch before a model is
+asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+import sys
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg import tiling
+from napari_zeroseg._napari.marks import Marks
+from napari_zeroseg.embeddings import EmbeddingStore, default_store
+from napari_zeroseg.intensity import to_uint8
+from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.planes import Planes, check_picture
+from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.registry import DEFAULT_MODEL, load_model
+from napari_zeroseg.segmenter import Patch, Prediction, Segmenter
+from napari_zeroseg.tiling import Field
+from napari_zeroseg.view import FieldChoice, View
+
+_log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_VIEWS = 4
+_MODELS = 2
+_AHEAD = 10
+"""Windows that are encoded ahead at most: all that a plane of 1024 pixels has, the nearest of a larger one."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model, and where and how exactly it computes."""
+
+    key: str = DEFAULT_MODEL
+    device: str = "auto"
+    precision: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class PictureRef:
+    """One plane of an image layer as it is on the screen; taken in the window's thread, read in this one.
+
+    Attributes
+    ----------
+    data : array_like
+        The layer's data, finest level; only a reference.
+    rgb : bool
+        Whether the last axis is colour.
+    axes : tuple of int
+        Row and column axis.
+    index : tuple of int
+        Position along every axis.
+    limits, gamma, inverted
+        How the screen shows pixel values.
+    key : tuple
+        Equal where the picture is.
+    """
+
+    data: Any
+    rgb: bool
+    axes: tuple[int, int]
+    index: tuple[int, ...]
+    limits: tuple[float, float]
+    gamma: float
+    inverted: bool
+    key: tuple[object, ...]
+
+    def read(self) -> NDArray[np.uint8]:
+        """Read the plane and show it to the model as the screen does.
+
+        Raises
+        ------
+        InputError, InputTypeError
+            If no model can make anything of it.
+        """
+        planes = Planes(self.data, self.axes, channel_axis=-1 if self.rgb else None)
+        plane = planes.read(tuple(self.index[axis] for axis in planes.index_axes))
+        check_picture(plane)
+        picture = to_uint8(plane, self.limits, self.gamma)
+        return 255 - picture if self.inverted else picture
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A question about one plane; frozen, so that nothing in it changes while it waits."""
+
+    generation: int
+    picture: PictureRef
+    model: ModelChoice
+    marks: tuple[Marks, ...]
+    field: FieldChoice = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """One object of an answer: candidates, best first, each as a patch of the plane."""
+
+    marks: Marks
+    patches: tuple[Patch, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came of a request.
+
+    Attributes
+    ----------
+    generation : int
+        The request's, by which a stale answer is known.
+    objects : tuple of Answered
+    seconds : float
+        From the start of the work to its end, in the inference thread.
+    encoding : float
+        The part of it that went into encoding.
+    device : str
+    """
+
+    generation: int
+    objects: tuple[Answered, ...]
+    seconds: float
+    encoding: float
+    device: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A window of a plane has been encoded ahead, or was found in the store (0 seconds); `left` are still missing."""
+
+    seconds: float
+    device: str
+    left: int
+
+
+@dataclass
+class Engine:
+    """Models and views that stay at hand between two clicks; shared by all viewers of the process."""
+
+    store: EmbeddingStore = field(default_factory=default_store)
+    _models: OrderedDict[ModelChoice, Segmenter] = field(default_factory=OrderedDict)
+    _views: OrderedDict[tuple[object, ...], View] = field(default_factory=OrderedDict)
+    _ahead: tuple[object, list[Field]] = field(default=(None, []))
+
+    def model(self, choice: ModelChoice) -> Segmenter:
+        """Return a model, loaded now if it is not at hand.
+
+        Raises
+        ------
+        UnknownModelError, WeightsError, DeviceError
+            Each with a sentence that says what to do.
+        """
+        if choice not in self._models:
+            _preload_torch()
+            start = time.perf_counter()
+            model = load_model(choice.key, device=choice.device, precision=choice.precision)
+            _log.info("Loaded %s in %.1f s.", choice.key, time.perf_counter() - start)
+            self._models[choice] = model
+        return _kept(self._models, choice, _MODELS)
+
+    def view(self, picture: PictureRef, choice: ModelChoice) -> View:
+        """Return the plane as that model sees it."""
+        key = (picture.key, choice)
+        if key not in self._views:
+            self._views[key] = View(self.model(choice), picture.read(), self.store)
+        return _kept(self._views, key, _VIEWS)
+
+    def encode_ahead(
+        self,
+        picture: PictureRef,
+        choice: ModelChoice,
+        field: FieldChoice,
+        centre: tuple[float, float],
+        cancel: CancelToken,
+    ) -> Encoded:
+        """Encode the next of the windows that first clicks near `centre` (row, column) would need; one a call."""
+        view = self.view(picture, choice)
+        cancel.raise_if_cancelled()
+        missing = [window for window in self._windows(view, field, centre) if not view.is_encoded(window)]
+        before = view.seconds_encoding
+        if missing:
+            view.embedding(missing[0])
+        return Encoded(view.seconds_encoding - before, _device(view.model), max(0, len(missing) - 1))
+
+    def _windows(self, view: View, field: FieldChoice, centre: tuple[float, float]) -> list[Field]:
+        if field == "plane":
+            return [tiling.whole(view.shape)]
+        if isinstance(field, int):
+            return [tiling.window_for(view.shape, (*centre, *centre), at_least=field)]
+        key = (id(view), centre)
+        if self._ahead[0] != key:
+            self._ahead = (key, view.ahead(centre)[:_AHEAD])
+        return self._ahead[1]
+
+    def answer(self, request: Request, cancel: CancelToken) -> Answer:
+        """Answer all marks of a request, those that may mean several things with several candidates."""
+        start = time.perf_counter()
+        view = self.view(request.picture, request.model)
+        before = view.seconds_encoding
+        accepts = view.model.spec.accepts
+        prompts = [marks.prompt(view.shape, accepts) for marks in request.marks]
+        predictions: dict[int, Prediction] = {}
+        for ambiguous in (True, False):
+            members = [i for i, prompt in enumerate(prompts) if prompt.is_ambiguous is ambiguous]
+            cancel.raise_if_cancelled()
+            if members:
+                asked: list[Prompt] = [prompts[i] for i in members]
+                found = view.predict(asked, multimask=ambiguous, field=request.field, cancel=cancel)
+                predictions.update(zip(members, found, strict=True))
+        objects = tuple(_answered(marks, predictions[i]) for i, marks in enumerate(request.marks))
+        encoding = view.seconds_encoding - before
+        return Answer(request.generation, objects, time.perf_counter() - start, encoding, _device(view.model))
+
+
+@cache
+def shared_engine() -> Engine:
+    """Return the engine of the process, so that two viewers share one copy of a model."""
+    return Engine()
+
+
+def largest_label(data: Any, cancel: CancelToken) -> int:
+    """Find the largest label of an array of any kind and size, one slab at a time."""
+    largest = 0
+    slabs = range(data.shape[0]) if len(data.shape) > 2 else [slice(None)]
+    for slab in slabs:
+        cancel.raise_if_cancelled()
+        largest = max(largest, int(np.max(np.asarray(data[slab]), initial=0)))
+    return largest
+
+
+def compose(patches: list[Patch], *, last_on_top: bool) -> tuple[int, int, NDArray[np.uint8 | np.uint16]] | None:
+    """Lay patches into the smallest array that holds them all, numbered from 1.
+
+    Returns
+    -------
+    (row, column, array) or None
+        Where the array's first pixel is on the plane; None if all patches are empty.
+    """
+    filled = [(number, patch) for number, patch in enumerate(patches, start=1) if patch[2].any()]
+    if not filled:
+        return None
+    r0 = min(rows.start for _, (rows, _, _) in filled)
+    c0 = min(columns.start for _, (_, columns, _) in filled)
+    r1 = max(rows.stop for _, (rows, _, _) in filled)
+    c1 = max(columns.stop for _, (_, columns, _) in filled)
+    together: NDArray[Any] = np.zeros((r1 - r0, c1 - c0), np.uint8 if len(patches) < 256 else np.uint16)
+    for number, (rows, columns, mask) in filled if last_on_top else reversed(filled):
+        window = together[rows.start - r0 : rows.stop - r0, columns.start - c0 : columns.stop - c0]
+        window[mask] = number
+    return r0, c0, together
+
+
+def _answered(marks: Marks, prediction: Prediction) -> Answered:
+    order = prediction.order
+    return Answered(marks, tuple(prediction.patch(k) for k in order), tuple(float(prediction.scores[k]) for k in order))
+
+
+def _device(model: Segmenter) -> str:
+    return str(getattr(model, "device", "")) or "cpu"
+
+
+def _kept(held: OrderedDict[K, V], key: K, limit: int) -> V:
+    """Mark as newest and let the oldest go."""
+    held.move_to_end(key)
+    while len(held) > limit:
+        held.popitem(last=False)
+    return held[key]
+
+
+def _preload_torch() -> None:
+    """Map torch's libraries without holding Python's lock, which its import would hold for a fifth of a second.
+
+    That is how long the window would stand still. A foreign call releases the lock; Windows' torch does so itself.
+    """
+    if "torch" in sys.modules or sys.platform == "win32":
+        return
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return
+    ending = "dylib" if sys.platform == "darwin" else "so"
+    dlopen = ctypes.CDLL(None).dlopen
+    dlopen.restype, dlopen.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+    for name in ("c10", "torch_cpu", "torch", "torch_python"):
+        # A library that cannot be mapped here is left to the import, which says what is wrong.
+        dlopen(os.fsencode(Path(found.origin).parent / "lib" / f"lib{name}.{ending}"), os.RTLD_LAZY)

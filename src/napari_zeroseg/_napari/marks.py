@@ -1,0 +1,179 @@
+"""Marks: what the user drew for one object, in pixels of the plane, and the prompt that it makes. No napari."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.draw import polygon
+
+from napari_zeroseg.prompts import Prompt, PromptKind
+from napari_zeroseg.segmenter import Patch
+
+Vertices = NDArray[np.float64]
+"""(N, 2) rows and columns in pixels of the plane."""
+
+SCRIBBLE_POINTS = 8
+"""A scribble becomes at most this many points: more tell a model nothing new."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One point or shape on the plane.
+
+    Attributes
+    ----------
+    kind : str
+        "point", or the shape's type as napari has it.
+    row : int
+        Which point or shape of its layer it is.
+    object_id : int
+        Which object it is for.
+    vertices : (N, 2) array
+    positive : bool
+        Whether it lies on its object.
+    """
+
+    kind: str
+    row: int
+    object_id: int
+    vertices: Vertices
+    positive: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """A label that was picked up to be refined: its id and where it is."""
+
+    label: int
+    patch: Patch
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """Everything that describes one object: what was drawn for it, and the label that it starts from."""
+
+    object_id: int
+    drawn: tuple[Drawn, ...] = ()
+    picked: Picked | None = None
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """Equal where the prompt is."""
+        drawn = tuple((d.kind, d.positive, d.vertices.tobytes()) for d in self.drawn)
+        return (self.object_id, drawn, None if self.picked is None else id(self.picked))
+
+    @property
+    def has_target(self) -> bool:
+        """Whether anything says where the object is, rather than only where it is not."""
+        return self.picked is not None or any(d.positive for d in self.drawn)
+
+    def rows(self, *, points: bool) -> list[int]:
+        """Which points, or else which shapes, of their layer these are."""
+        return [d.row for d in self.drawn if (d.kind == "point") is points]
+
+    def prompt(self, shape: tuple[int, int], accepts: frozenset[PromptKind]) -> Prompt:
+        """Make the prompt for a model that takes the kinds `accepts`, on a plane of `shape` (H, W).
+
+        The newest rectangle is the box. Filled shapes are a rough mask, and give the box where there is none.
+
+        Raises
+        ------
+        InputError
+            If something drawn cannot be a prompt, such as a box of no area or a point outside the picture.
+        """
+        points, labels = self._points()
+        boxes = [_extent(d.vertices) for d in self.drawn if d.kind == "rectangle"]
+        mask = self._mask(shape)
+        box = boxes[-1] if boxes else None
+        if mask is not None and box is None:
+            box = _box_around(mask, points[labels])
+        if PromptKind.MASK not in accepts:
+            mask = None
+        return Prompt(points, labels, box, mask)
+
+    def _points(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        found: list[Vertices] = []
+        labels: list[bool] = []
+        for d in self.drawn:
+            if d.kind in ("point", "path", "line", "polyline"):
+                vertices = d.vertices if d.kind == "point" else _along(d.vertices)
+                found.append(vertices)
+                labels += [d.positive] * len(vertices)
+        return np.concatenate([np.zeros((0, 2)), *found]), np.array(labels, bool)
+
+    def _mask(self, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+        filled = [_outline(d) for d in self.drawn if d.kind in ("polygon", "ellipse")]
+        if not filled and self.picked is None:
+            return None
+        mask = np.zeros(shape, bool)
+        if self.picked is not None:
+            rows, columns, patch = self.picked.patch
+            mask[rows, columns] |= patch
+        for outline in filled:
+            mask[polygon(outline[:, 0], outline[:, 1], shape)] = True
+        return mask
+
+
+def by_object(drawn: Iterable[Drawn]) -> list[Marks]:
+    """Group what was drawn by the object that each mark names."""
+    groups: dict[int, list[Drawn]] = {}
+    for d in drawn:
+        groups.setdefault(d.object_id, []).append(d)
+    return [Marks(number, tuple(groups[number])) for number in sorted(groups)]
+
+
+def each_its_own(drawn: Iterable[Drawn]) -> list[Marks]:
+    """Make every shape and every positive point an object; a negative point belongs to the nearest of them."""
+    drawn = list(drawn)
+    marks = [Marks(d.object_id, (d,)) for d in drawn if d.positive]
+    for negative in (d for d in drawn if not d.positive):
+        if not marks:
+            return [Marks(negative.object_id, (negative,))]
+        position = negative.vertices[0]
+        nearest = min(range(len(marks)), key=lambda i: _distance(position, marks[i].drawn[0].vertices))
+        marks[nearest] = replace(marks[nearest], drawn=(*marks[nearest].drawn, negative))
+    return marks
+
+
+def _distance(position: NDArray[np.float64], vertices: Vertices) -> float:
+    """Distance to the box around `vertices`; 0 inside, where the smaller box is the nearer."""
+    r0, c0, r1, c1 = _extent(vertices)
+    outside = np.hypot(max(r0 - position[0], 0, position[0] - r1), max(c0 - position[1], 0, position[1] - c1))
+    return float(outside) if outside else -1 / (1 + (r1 - r0) * (c1 - c0))
+
+
+def _extent(vertices: Vertices) -> tuple[float, float, float, float]:
+    r0, c0 = vertices.min(0)
+    r1, c1 = vertices.max(0)
+    return float(r0), float(c0), float(r1), float(c1)
+
+
+def _outline(d: Drawn) -> Vertices:
+    if d.kind != "ellipse":
+        return d.vertices
+    centre = d.vertices.mean(0)
+    first, second = (d.vertices[1] - d.vertices[0]) / 2, (d.vertices[3] - d.vertices[0]) / 2
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)[:, None]
+    return np.asarray(centre + np.cos(angles) * first + np.sin(angles) * second)
+
+
+def _along(path: Vertices) -> Vertices:
+    """Points at equal distances along a path, away from its ends, which seldom lie well inside the object."""
+    steps = np.hypot(*np.diff(path, axis=0).T)
+    length = np.concatenate([[0.0], np.cumsum(steps)])
+    count = int(np.clip(length[-1] // 4, 1, SCRIBBLE_POINTS))
+    places = (np.arange(count) + 0.5) / count * length[-1]
+    return np.stack([np.interp(places, length, path[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def _box_around(mask: NDArray[np.bool_], on_object: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
+    """Box of a mask; None where a click asks for more than the mask, or there is nothing to put a box around."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    r0, c0, r1, c1 = rows[0] - 0.5, columns[0] - 0.5, rows[-1] + 0.5, columns[-1] + 0.5
+    inside = (on_object >= (r0, c0)).all() and (on_object <= (r1, c1)).all()
+    return (float(r0), float(c0), float(r1), float(c1)) if inside else None

@@ -1,0 +1,206 @@
+"""The output: masks written into a Labels layer by its own undoable edit. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg._napari.layers import ShownPlane, shown_plane
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.instances import OverlapPolicy, changes, erasure
+from napari_zeroseg.segmenter import Patch
+
+if TYPE_CHECKING:
+    from napari.components import Dims
+    from napari.layers import Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """One object that was written: its label, how many pixels changed, and where to see whether it is still there."""
+
+    label: int
+    pixels: int
+    witness: tuple[int, ...] | None
+
+
+class Output:
+    """One Labels layer and the next free id in it.
+
+    Parameters
+    ----------
+    layer : Labels
+    largest : int, optional
+        The largest label in it, where that is known; else :attr:`largest` must be set before new ids are given.
+    replaced : callable
+        Called when the layer got other data, so that the largest label is unknown again.
+    """
+
+    def __init__(self, layer: Labels, largest: int | None, replaced: Callable[[], None]) -> None:
+        self.layer = layer
+        self.largest = largest
+        self._replaced = replaced
+        layer.events.paint.connect(self._on_paint)
+        layer.events.data.connect(self._on_data)
+
+    def close(self) -> None:
+        """Stop following the layer."""
+        self.layer.events.paint.disconnect(self._on_paint)
+        self.layer.events.data.disconnect(self._on_data)
+
+    def next_id(self) -> int:
+        """Return an id above all that are or ever were in the layer since it is watched."""
+        if self.largest is None:
+            raise InputError(f"The labels of '{self.layer.name}' are still being counted: try again in a moment.")
+        return self.largest + 1
+
+    def check_fits(self, label: int) -> None:
+        """Raise if the layer cannot hold this label.
+
+        Raises
+        ------
+        InputError
+        """
+        most = np.iinfo(self.layer.data.dtype).max
+        if not 0 < label <= most:
+            raise InputError(
+                f"'{self.layer.name}' holds labels from 1 to {most} and this would be {label}: "
+                "choose an output layer with a wider data type."
+            )
+
+    def plane(self, dims: Dims) -> ShownPlane:
+        """Return the layer's plane on the screen.
+
+        Raises
+        ------
+        InputError
+            If there is none, or the layer cannot be edited.
+        """
+        if self.layer.multiscale:
+            raise InputError(f"'{self.layer.name}' has several scales and cannot be edited: choose another output.")
+        return shown_plane(self.layer, dims)
+
+    def pixels_of(self, label: int, dims: Dims, seen_from: ShownPlane) -> Patch | None:
+        """Find a label on the plane on the screen, in pixels of the image's plane; None if it is not there."""
+        own = self.plane(dims)
+        rows, columns = np.nonzero(self._read(own, slice(None), slice(None)) == label)
+        if not len(rows):
+            return None
+        r, c = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
+        return moved((r, c, np.asarray(self._read(own, r, c) == label)), own.pixel_map(seen_from), seen_from.shape)
+
+    def write(
+        self, patch: Patch, label: int, policy: OverlapPolicy, *, seen_from: ShownPlane, dims: Dims, replace: bool
+    ) -> Written:
+        """Write one object through the layer's own edit; several inside ``block_history`` are one undo step.
+
+        Parameters
+        ----------
+        patch : Patch
+            In pixels of the plane `seen_from`; brought to the layer's own pixels where those differ.
+        label : int
+        policy : OverlapPolicy
+        replace : bool
+            Whether the object's earlier pixels on this plane go away first.
+
+        Raises
+        ------
+        InputError
+            If the layer cannot be edited or cannot hold the label.
+        """
+        self.check_fits(label)
+        own = self.plane(dims)
+        patch = moved(patch, seen_from.pixel_map(own), own.shape)
+        count = 0
+        if replace:
+            rows, columns, _ = erasure(self._read(own, slice(None), slice(None)), patch, label)
+            count += self._set(own, rows, columns, 0)
+        window = self._read(own, patch[0], patch[1])
+        local: Patch = (slice(0, window.shape[0]), slice(0, window.shape[1]), patch[2])
+        rows, columns, _ = changes(window, local, label, policy)
+        rows, columns = rows + patch[0].start, columns + patch[1].start
+        count += self._set(own, rows, columns, label)
+        self.largest = max(self.largest or 0, label) if self.largest is not None else None
+        middle = len(rows) // 2
+        witness = tuple(int(i) for i in own.corner(rows[middle], columns[middle])) if len(rows) else None
+        return Written(label, count, witness)
+
+    def holds(self, written: Written) -> bool:
+        """Whether what was written is still there."""
+        return written.witness is not None and int(self.layer.data[written.witness]) == written.label
+
+    def _read(self, own: ShownPlane, rows: slice, columns: slice) -> NDArray[Any]:
+        selection: list[int | slice] = list(own.index)
+        selection[own.axes[0]], selection[own.axes[1]] = rows, columns
+        plane = np.asarray(self.layer.data[tuple(selection)])
+        return plane if own.axes[0] < own.axes[1] else plane.T
+
+    def _set(self, own: ShownPlane, rows: NDArray[Any], columns: NDArray[Any], label: int) -> int:
+        if not len(rows):
+            return 0
+        indices = [np.full(len(rows), i, np.intp) for i in own.index]
+        indices[own.axes[0]], indices[own.axes[1]] = rows, columns
+        try:
+            self.layer.data_setitem(tuple(indices), label)
+        except (TypeError, NotImplementedError, ValueError, IndexError, OSError) as error:
+            raise InputError(
+                f"'{self.layer.name}' cannot be edited, it may be read-only or computed: choose or add another "
+                f"Labels layer as output ({error})."
+            ) from error
+        return len(rows)
+
+    def _on_paint(self, event: Any) -> None:
+        """Follow what the user paints, so that an id is never given twice."""
+        if self.largest is not None:
+            self.largest = max([self.largest, *(largest_painted(atom) for atom in event.value)])
+
+    def _on_data(self) -> None:
+        self.largest = None
+        self._replaced()
+
+
+def largest_painted(atom: Any) -> int:
+    """Return the largest label that one step of napari's edit history wrote."""
+    # Newer versions of napari record brush strokes in a form of their own; data_setitem's is (indices, old, new).
+    new = atom.new_value if hasattr(atom, "new_value") else atom[2]
+    return int(np.max(new, initial=0))
+
+
+def moved(patch: Patch, pixel_map: NDArray[np.float64], shape: tuple[int, int]) -> Patch:
+    """Bring a patch to the pixels of another plane of `shape` (H, W), nearest neighbour; cut at its borders.
+
+    Parameters
+    ----------
+    pixel_map : (2, 3) array
+        Takes (row, column, 1) of the patch's plane to the other's.
+    """
+    rows, columns, mask = patch
+    offset = np.rint(pixel_map[:, 2])
+    if np.allclose(pixel_map[:, :2], np.eye(2), atol=1e-6) and np.allclose(pixel_map[:, 2], offset, atol=1e-3):
+        return _cut(mask, rows.start + int(offset[0]), columns.start + int(offset[1]), shape)
+    corners = np.array(
+        [[r, c, 1] for r in (rows.start - 0.5, rows.stop - 0.5) for c in (columns.start - 0.5, columns.stop - 0.5)]
+    )
+    reach = corners @ pixel_map.T
+    first = np.maximum(np.floor(reach.min(0)), 0).astype(int)
+    last = np.minimum(np.ceil(reach.max(0)), np.array(shape) - 1).astype(int)
+    if (last < first).any():
+        return slice(0, 0), slice(0, 0), np.zeros((0, 0), bool)
+    back = np.linalg.inv(pixel_map[:, :2])
+    r, c = np.mgrid[first[0] : last[0] + 1, first[1] : last[1] + 1]
+    grid = np.stack([r, c], axis=-1)
+    source = np.floor((grid - pixel_map[:, 2]) @ back.T + 0.5).astype(int) - (rows.start, columns.start)
+    inside = ((source >= 0) & (source < mask.shape)).all(-1)
+    found = np.zeros(inside.shape, bool)
+    found[inside] = mask[source[inside][:, 0], source[inside][:, 1]]
+    return slice(int(first[0]), int(last[0]) + 1), slice(int(first[1]), int(last[1]) + 1), found
+
+
+def _cut(mask: NDArray[np.bool_], row: int, column: int, shape: tuple[int, int]) -> Patch:
+    r0, c0 = max(row, 0), max(column, 0)
+    r1, c1 = max(r0, min(row + mask.shape[0], shape[0])), max(c0, min(column + mask.shape[1], shape[1]))
+    return slice(r0, r1), slice(c0, c1), mask[r0 - row : r1 - row, c0 - column : c1 - column]

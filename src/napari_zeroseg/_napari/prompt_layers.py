@@ -1,0 +1,160 @@
+"""The layers that go with an image: made at first use, shared features, marks taken out and put back. No Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels, Points, Shapes
+from numpy.typing import NDArray
+
+from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, data_shape
+from napari_zeroseg.errors import DeviceMemoryError
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Layer
+
+SIGN_COLOURS = {POSITIVE: "#2ecc71", NEGATIVE: "#ff4d4d"}
+OUTLINE = "#38bdf8"
+
+
+def placement(image: Layer) -> dict[str, Any]:
+    """Say where a layer must lie to share the image's pixels, as keywords of napari's layers."""
+    return {
+        "scale": image.scale,
+        "translate": image.translate,
+        "rotate": image.rotate,
+        "shear": image.shear,
+        "affine": image.affine,
+        "units": image.units,
+        "axis_labels": image.axis_labels,
+    }
+
+
+def new_points(image: Image) -> Points:
+    """Make an empty Points layer over an image, whose points carry `sign` and `object`."""
+    return Points(
+        ndim=image.ndim,
+        name=f"{image.name} – points",
+        features={SIGN: np.array([], dtype=object), OBJECT: np.array([], dtype=int)},
+        feature_defaults={SIGN: POSITIVE, OBJECT: 1},
+        face_color=SIGN,
+        face_color_cycle=SIGN_COLOURS,
+        border_color="white",
+        border_width=0.12,
+        size=_mark_size(image),
+        canvas_size_limits=(10, 16),
+        **placement(image),
+    )
+
+
+def new_shapes(image: Image) -> Shapes:
+    """Make an empty Shapes layer over an image, whose shapes carry `object`."""
+    return Shapes(
+        ndim=image.ndim,
+        name=f"{image.name} – shapes",
+        features={OBJECT: np.array([], dtype=int)},
+        feature_defaults={OBJECT: 1},
+        edge_color=OUTLINE,
+        face_color="transparent",
+        edge_width=_mark_size(image) / 5,
+        **placement(image),
+    )
+
+
+def new_labels(image: Image) -> Labels:
+    """Make an empty Labels layer of the image's shape.
+
+    Raises
+    ------
+    DeviceMemoryError
+        If the memory cannot hold labels for the whole stack.
+    """
+    shape = data_shape(image)
+    try:
+        # 16 bit: napari draws it three times as fast as wider integers, and 65535 objects are seldom too few.
+        data = np.zeros(shape, np.uint16)
+    except MemoryError as error:
+        size = np.prod(shape, dtype=float) * 2 / 1e9
+        raise DeviceMemoryError(
+            f"Labels for all of '{image.name}' would need {size:.0f} GB: open a part of the stack, or add a Labels "
+            "layer that is backed by a file (zarr) and choose it as output."
+        ) from error
+    return Labels(data, name=f"{image.name} – labels", opacity=0.5, **placement(image))
+
+
+def adopt_points(layer: Points) -> None:
+    """Give points that were made elsewhere a sign and an object, and the colours that show the sign."""
+    missing = {name: value for name, value in ((SIGN, POSITIVE), (OBJECT, 1)) if name not in layer.features}
+    if missing:
+        layer.features = layer.features.assign(**missing)
+        layer.feature_defaults = {**_defaults(layer), **missing}
+        if SIGN in missing and len(layer.data):
+            layer.face_color_cycle = SIGN_COLOURS
+            layer.face_color = SIGN
+
+
+def adopt_shapes(layer: Shapes) -> None:
+    """Give shapes that were made elsewhere an object."""
+    if OBJECT not in layer.features:
+        layer.features = layer.features.assign(**{OBJECT: 1})
+        layer.feature_defaults = {**_defaults(layer), OBJECT: 1}
+
+
+def set_next(layer: Points | Shapes, **values: object) -> None:
+    """Set features of the mark that is made next; those that are there keep theirs."""
+    layer.feature_defaults = {**_defaults(layer), **values}
+    if isinstance(layer, Points) and SIGN in values and layer.face_color_mode == "direct":
+        # Without a cycle the colour does not follow the feature by itself.
+        with layer.block_update_properties():
+            layer.current_face_color = SIGN_COLOURS[str(values[SIGN])]
+
+
+def next_value(layer: Points | Shapes, name: str, default: object) -> object:
+    """Feature of the mark that is made next."""
+    return _defaults(layer).get(name, default)
+
+
+def _defaults(layer: Points | Shapes) -> dict[str, Any]:
+    return {str(name): layer.feature_defaults[name].iloc[0] for name in layer.feature_defaults}
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """Points or shapes that were taken out of their layer, with all that is needed to put them back."""
+
+    layer: Points | Shapes
+    data: list[NDArray[Any]]
+    kinds: list[str]
+    features: Any
+
+    def put_back(self) -> None:
+        """Add the marks to their layer again, as they were."""
+        before = len(self.layer.data)
+        if isinstance(self.layer, Shapes):
+            self.layer.add(self.data, shape_type=self.kinds)
+        else:
+            self.layer.add(np.stack(self.data))
+        features = self.layer.features.copy()
+        for name in features:
+            if name in self.features:
+                column = features.columns.get_loc(name)
+                features.iloc[before:, column] = self.features[name].to_numpy()
+        self.layer.features = features
+        self.layer.selected_data = set()
+        self.layer.refresh_colors()
+
+
+def take(layer: Points | Shapes, rows: list[int]) -> Taken:
+    """Take marks out of their layer."""
+    kinds = [str(layer.shape_type[i]) for i in rows] if isinstance(layer, Shapes) else []
+    taken = Taken(layer, [np.array(layer.data[i]) for i in rows], kinds, layer.features.iloc[rows].copy())
+    layer.selected_data = set(rows)
+    layer.remove_selected()
+    return taken
+
+
+def _mark_size(image: Image) -> float:
+    """Size of a point in pixels of the data: visible in the whole picture, small beside an object."""
+    return max(1.0, max(data_shape(image)[-2:]) / 128)

@@ -1,0 +1,277 @@
+"""The layers that one viewer segments with: chosen, made at first use, watched, and let go when they are removed. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels, Points, Shapes
+from psygnal import Signal
+
+from napari_zeroseg._napari import prompt_layers
+from napari_zeroseg._napari.engine import PictureRef
+from napari_zeroseg._napari.layers import OBJECT, ShownPlane, drawn_points, drawn_shapes, shown_plane
+from napari_zeroseg._napari.marks import Drawn
+from napari_zeroseg._napari.output import Output
+from napari_zeroseg.errors import InputError
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+_PICTURE_EVENTS = ("contrast_limits", "gamma", "colormap", "data")
+_PLACE_EVENTS = ("scale", "translate", "rotate", "shear", "affine")
+
+
+@dataclass
+class _Set:
+    """The layers that were chosen for an image, found again when the user comes back to it."""
+
+    points: Points | None = None
+    shapes: Shapes | None = None
+    labels: Labels | None = None
+    largest: int | None = None
+
+
+class Workspace:
+    """Image, prompt layers and output of one viewer."""
+
+    marks_changed = Signal()
+    """What was drawn, or the plane on the screen, may have changed."""
+    picture_changed = Signal()
+    """The picture looks different: contrast, gamma, colours or data."""
+    chosen = Signal()
+    """Another layer is used, or one has another name."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self.viewer = viewer
+        self.image: Image | None = None
+        self.points: Points | None = None
+        self.shapes: Shapes | None = None
+        self.output: Output | None = None
+        self._sets: dict[object, _Set] = {}
+        self._version = 0
+        viewer.layers.events.removed.connect(self._on_removed)
+        for name in ("point", "order", "ndisplay", "ndim"):
+            getattr(viewer.dims.events, name).connect(self._on_dims)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
+        for name in ("point", "order", "ndisplay", "ndim"):
+            getattr(self.viewer.dims.events, name).disconnect(self._on_dims)
+        self._let_go()
+
+    @property
+    def labels(self) -> Labels | None:
+        """The output layer."""
+        return None if self.output is None else self.output.layer
+
+    # What is on the screen
+
+    def plane(self) -> ShownPlane:
+        """Return the image's plane on the screen.
+
+        Raises
+        ------
+        InputError
+            If there is no image or no plane of it; the sentence says what to do.
+        """
+        if self.image is None:
+            raise InputError("Open an image, or choose one above.")
+        return shown_plane(self.image, self.viewer.dims)
+
+    def picture(self, plane: ShownPlane) -> PictureRef:
+        """Refer to that plane of the image as the screen shows it; nothing is read here."""
+        image = self.image
+        assert image is not None
+        data = image.data[0] if image.multiscale else image.data
+        limits, gamma, inverted = tuple(float(v) for v in image.contrast_limits), float(image.gamma), False
+        if image.rgb:
+            # napari draws colours as they are and offers no contrast for them.
+            limits, gamma = (0.0, _full_scale(data.dtype)), 1.0
+        else:
+            ends = np.asarray(image.colormap.colors)[[0, -1], :3].sum(1)
+            inverted = bool(ends[0] > ends[1])
+        key = (image.unique_id, self._version, plane.key, limits, gamma, inverted)
+        return PictureRef(data, bool(image.rgb), plane.axes, plane.index, limits, gamma, inverted, key)
+
+    def drawn(self, plane: ShownPlane) -> list[Drawn]:
+        """All points and shapes on the plane, in pixels."""
+        dims = self.viewer.dims
+        found: list[Drawn] = []
+        if self.points is not None:
+            found += drawn_points(self.points, plane, dims)
+        if self.shapes is not None:
+            found += drawn_shapes(self.shapes, plane, dims)
+        return found
+
+    def centre(self, plane: ShownPlane) -> tuple[float, float]:
+        """(row, column) of the plane's pixel in the middle of the view, kept inside the plane."""
+        world = np.array(plane.point, float)
+        world[list(self.viewer.dims.displayed)] = np.asarray(self.viewer.camera.center)[-2:]
+        assert self.image is not None
+        own = np.asarray(self.image.world_to_data(world))[list(plane.axes)]
+        row, column = np.clip(np.nan_to_num(own), 0, np.array(plane.shape) - 1)
+        return float(row), float(column)
+
+    def highest_object(self) -> int:
+        """Largest object number among all marks, on any plane."""
+        numbers = [0]
+        for layer in (self.points, self.shapes):
+            if layer is not None and len(layer.data) and OBJECT in layer.features:
+                values = np.asarray(layer.features[OBJECT], dtype=float)
+                numbers.append(int(np.nanmax(values, initial=0)))
+        return max(numbers)
+
+    # Choosing layers
+
+    def choose_image(self, image: Image | None) -> None:
+        """Work on that image, with the layers that were used with it before."""
+        if image is self.image:
+            return
+        self._let_go()
+        self.image = image
+        if image is not None:
+            self._connect(image, _PICTURE_EVENTS, self._on_picture)
+            self._connect(image, _PLACE_EVENTS, self._on_marks)
+            image.events.name.connect(self._on_name)
+            known = self._sets.get(image.unique_id, _Set())
+            self._use(points=known.points, shapes=known.shapes, labels=known.labels, largest=known.largest)
+        self._announce()
+
+    def choose_points(self, layer: Points | None) -> None:
+        """Take prompts from that Points layer; None makes a new one at the next use."""
+        if layer is not self.points:
+            if layer is not None:
+                prompt_layers.adopt_points(layer)
+            self._use(points=layer, shapes=self.shapes, labels=self.labels, largest=self._largest())
+            self._announce()
+
+    def choose_shapes(self, layer: Shapes | None) -> None:
+        """Take prompts from that Shapes layer; None makes a new one at the next use."""
+        if layer is not self.shapes:
+            if layer is not None:
+                prompt_layers.adopt_shapes(layer)
+            self._use(points=self.points, shapes=layer, labels=self.labels, largest=self._largest())
+            self._announce()
+
+    def choose_labels(self, layer: Labels | None) -> None:
+        """Write into that Labels layer; None makes a new one at the next use."""
+        if layer is not self.labels:
+            self._use(points=self.points, shapes=self.shapes, labels=layer, largest=None)
+            self._announce()
+
+    def missing(self) -> list[Callable[[], None]]:
+        """Steps that make the layers this image still lacks, each short enough for the window to breathe between."""
+        steps: list[Callable[[], None]] = []
+        if self.image is not None:
+            steps += [self._make_labels] if self.output is None else []
+            steps += [self._make_shapes] if self.shapes is None else []
+            steps += [self._make_points] if self.points is None else []
+        return steps
+
+    def _make_labels(self) -> None:
+        if self.image is not None and self.output is None:
+            labels = prompt_layers.new_labels(self.image)
+            self._add(labels)
+            self._use(points=self.points, shapes=self.shapes, labels=labels, largest=0)
+            self.chosen.emit()
+
+    def _make_shapes(self) -> None:
+        if self.image is not None and self.shapes is None:
+            shapes = prompt_layers.new_shapes(self.image)
+            self._add(shapes)
+            self.choose_shapes(shapes)
+
+    def _make_points(self) -> None:
+        if self.image is not None and self.points is None:
+            points = prompt_layers.new_points(self.image)
+            self._add(points)
+            self.choose_points(points)
+
+    def _add(self, layer: Layer) -> None:
+        active = self.viewer.layers.selection.active
+        self.viewer.add_layer(layer)
+        self.viewer.layers.selection.active = active
+
+    def _use(self, *, points: Points | None, shapes: Shapes | None, labels: Labels | None, largest: int | None) -> None:
+        """Watch these layers instead of the present ones."""
+        for layer, old in ((points, self.points), (shapes, self.shapes)):
+            if layer is not old:
+                self._disconnect(old, ("data", "features", *_PLACE_EVENTS), self._on_marks)
+                if layer is not None:
+                    self._connect(layer, ("data", "features", *_PLACE_EVENTS), self._on_marks)
+        self.points, self.shapes = points, shapes
+        if labels is not self.labels:
+            if self.output is not None:
+                self.output.close()
+            self.output = None if labels is None else Output(labels, largest, self._announce)
+        if self.image is not None:
+            self._sets[self.image.unique_id] = _Set(points, shapes, labels, largest)
+
+    def _largest(self) -> int | None:
+        return None if self.output is None else self.output.largest
+
+    def _let_go(self) -> None:
+        image = self.image
+        if image is not None:
+            self._disconnect(image, _PICTURE_EVENTS, self._on_picture)
+            self._disconnect(image, _PLACE_EVENTS, self._on_marks)
+            image.events.name.disconnect(self._on_name)
+            held = _Set(self.points, self.shapes, self.labels, self._largest())
+            self.image = None
+            self._use(points=None, shapes=None, labels=None, largest=None)
+            self._sets[image.unique_id] = held
+
+    @staticmethod
+    def _connect(layer: Layer, names: tuple[str, ...], callback: Callable[[], None]) -> None:
+        for name in names:
+            getattr(layer.events, name).connect(callback)
+
+    @staticmethod
+    def _disconnect(layer: Layer | None, names: tuple[str, ...], callback: Callable[[], None]) -> None:
+        if layer is not None:
+            for name in names:
+                getattr(layer.events, name).disconnect(callback)
+
+    # What happens to layers
+
+    def _announce(self) -> None:
+        self.chosen.emit()
+        self.marks_changed.emit()
+
+    def _on_name(self) -> None:
+        self.chosen.emit()
+
+    def _on_marks(self) -> None:
+        self.marks_changed.emit()
+
+    def _on_dims(self) -> None:
+        self.marks_changed.emit()
+
+    def _on_picture(self, event: Any = None) -> None:
+        if getattr(event, "type", "") == "data":
+            self._version += 1
+        self.picture_changed.emit()
+
+    def _on_removed(self, event: Any) -> None:
+        layer = event.value
+        for held in self._sets.values():
+            held.points = None if held.points is layer else held.points
+            held.shapes = None if held.shapes is layer else held.shapes
+            held.labels = None if held.labels is layer else held.labels
+        if layer is self.image:
+            self.choose_image(None)
+        elif layer is self.points:
+            self.choose_points(None)
+        elif layer is self.shapes:
+            self.choose_shapes(None)
+        elif layer is self.labels:
+            self.choose_labels(None)
+
+
+def _full_scale(dtype: Any) -> float:
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0

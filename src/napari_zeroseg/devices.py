@@ -1,0 +1,75 @@
+"""Devices and precisions: what "auto" means here, and what a device cannot do."""
+
+from __future__ import annotations
+
+import torch
+
+from napari_zeroseg.errors import DeviceError, DeviceMemoryError
+from napari_zeroseg.settings import Settings
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the torch device of `name`: "auto", "cpu", "mps", "cuda" or "cuda:1".
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device on this machine.
+    """
+    if name == "auto":
+        name = Settings.from_environment().device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(f"{name!r} is not a device: use auto, cpu, mps, cuda or cuda:1.") from error
+    if device.type not in ("cpu", "mps", "cuda"):
+        raise DeviceError(f"{name!r} is not supported: use auto, cpu, mps, cuda or cuda:1.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("This machine has no Apple GPU that torch can use: choose auto or cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"{name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices: choose auto or cpu."
+        )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of `name` on `device`; "auto" is bf16 where the processor computes in it, else float32.
+
+    Raises
+    ------
+    DeviceError
+        If the name is unknown or the device cannot compute in it.
+    """
+    if name == "auto":
+        return _native_precision(device)
+    if name not in PRECISIONS:
+        raise DeviceError(f"{name!r} is not a precision: use auto, {', '.join(PRECISIONS)}.")
+    if name == "fp16" and device.type == "cpu":
+        raise DeviceError("fp16 is for GPUs; on the CPU use auto, bf16 or float32.")
+    return PRECISIONS[name]
+
+
+def _native_precision(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and _cpu_computes_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_computes_bf16() -> bool:
+    # private names of torch, so an absent one must read as "no"
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
+
+
+def memory_error(device: torch.device, doing: str) -> DeviceMemoryError:
+    """Return the error for `device` running out of memory while `doing` something."""
+    return DeviceMemoryError(
+        f"{device} ran out of memory while {doing}: close other programs that use it, or choose the CPU as device."
+    )

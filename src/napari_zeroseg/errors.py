@@ -1,0 +1,47 @@
+"""What can go wrong, in sentences for the user.
+
+Every error raised on purpose is a :class:`ZerosegError`, and each kind is also the builtin that a
+caller without knowledge of this package would catch. A message says what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class ZerosegError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class InputError(ZerosegError, ValueError):
+    """A picture, prompt or option has a value that cannot be worked with."""
+
+
+class InputTypeError(ZerosegError, TypeError):
+    """A picture or prompt is of a kind (complex, bool, text) that cannot be worked with."""
+
+
+class ReadError(ZerosegError, OSError):
+    """A file is missing, empty, truncated or not what its name says."""
+
+
+class WriteError(ZerosegError, OSError):
+    """A result could not be written; what was there before stays."""
+
+
+class WeightsError(ZerosegError, RuntimeError):
+    """Weights are missing, damaged, unsafe or of another model."""
+
+
+class UnknownModelError(ZerosegError, LookupError):
+    """No model of that name is registered."""
+
+
+class DeviceError(ZerosegError, RuntimeError):
+    """A device or precision is not available here."""
+
+
+class DeviceMemoryError(ZerosegError, MemoryError):
+    """The device's memory is not enough, even after the smaller ways were tried."""
+
+
+class CancelledError(ZerosegError):
+    """The work was cancelled by the user; nothing is wrong."""

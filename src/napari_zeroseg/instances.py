@@ -1,0 +1,82 @@
+"""From masks to labels: ids and what happens where objects overlap."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg.segmenter import Patch
+
+
+class OverlapPolicy(StrEnum):
+    """What a new object does to pixels that belong to another."""
+
+    KEEP = "keep"
+    """Pixels of other objects stay theirs; the new object gets the rest."""
+    REPLACE = "replace"
+    """The new object takes all of its pixels."""
+    EMPTY = "empty"
+    """Like KEEP, and the object's own earlier pixels stay as well: nothing that has a label changes."""
+
+
+Changes = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]
+"""Rows, columns and the new label at each."""
+
+
+def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> Changes:
+    """Say which pixels of a plane to write so that an object takes the shape of `patch`.
+
+    Parameters
+    ----------
+    labels : (H, W) integer array
+        The plane as it is; 0 is background.
+    patch : tuple of (rows, columns, mask)
+        Where the object is, as from :meth:`Prediction.patch`.
+    label : int
+        The object's id, or its class. Under KEEP and REPLACE, pixels that had this id and are not in the patch's
+        mask but inside its box's rows and columns stay as they are: removing is :func:`erasure`.
+    policy : OverlapPolicy
+
+    Returns
+    -------
+    Changes
+        Only pixels whose label changes.
+    """
+    rows, columns, mask = patch
+    present = np.asarray(labels[rows, columns])
+    if policy is OverlapPolicy.REPLACE:
+        write = mask & (present != label)
+    else:
+        write = mask & (present == 0)
+    r, c = np.nonzero(write)
+    return r + rows.start, c + columns.start, np.full(len(r), label, np.int64)
+
+
+def erasure(labels: NDArray[np.integer], patch: Patch, label: int) -> Changes:
+    """Say which pixels of object `label` lie outside `patch`, to be set to 0 when a refined mask replaces the old."""
+    rows, columns, mask = patch
+    outside = np.asarray(labels) == label
+    outside[rows, columns] &= ~mask
+    r, c = np.nonzero(outside)
+    return r, c, np.zeros(len(r), np.int64)
+
+
+def write(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> int:
+    """Write an object into a plane in place and return the number of pixels that changed.
+
+    Parameters
+    ----------
+    labels : (H, W) integer array
+    patch, label, policy
+        As for :func:`changes`.
+    """
+    rows, columns, values = changes(labels, patch, label, policy)
+    labels[rows, columns] = values
+    return len(rows)
+
+
+def next_label(labels: NDArray[np.integer]) -> int:
+    """Return the smallest id above all that are in `labels`; 1 for an empty array."""
+    return int(labels.max(initial=0)) + 1

@@ -1,0 +1,1 @@
+"""Pictures, labels and prompts from and to files."""

@@ -1,0 +1,205 @@
+"""Open a picture or stack of any kind, by what is in the file rather than by its name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg.errors import InputError, ReadError
+from napari_zeroseg.io.dicom import is_bare_dicom, read_dicom
+from napari_zeroseg.io.ome_zarr import is_zarr, read_zarr
+from napari_zeroseg.io.picture import Picture, lazy_planes, natural_order
+from napari_zeroseg.io.raster import read_npy, read_raster
+from napari_zeroseg.io.tiff import read_tiff, read_tiff_stack
+
+_log = logging.getLogger(__name__)
+
+_READERS = {"TIFF": read_tiff, "PNG": read_raster, "JPEG": read_raster, "numpy": read_npy, "DICOM": read_dicom}
+_STARTS = {
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"II+\x00": "TIFF",
+    b"MM\x00+": "TIFF",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"\x93NUMPY": "numpy",
+}
+_ENDINGS = {
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".npy": "numpy",
+    ".dcm": "DICOM",
+    ".dicom": "DICOM",
+}
+_EXPECTED = (
+    "a TIFF (.tif, .tiff), a folder of TIFFs, OME-Zarr (.zarr), DICOM (.dcm), PNG (.png), JPEG (.jpg) or numpy array "
+    "(.npy)"
+)
+
+
+def open_image(path: str | PathLike[str]) -> Picture:
+    """Open a picture or stack.
+
+    Parameters
+    ----------
+    path : path-like
+        A TIFF, PNG, JPEG, numpy or DICOM file, a zarr folder, or a folder whose pictures are the planes of a stack,
+        in natural order (plane2 before plane10).
+
+    Returns
+    -------
+    Picture
+        Its data are read lazily wherever the format allows it.
+
+    Raises
+    ------
+    ReadError
+        If it is missing, empty, truncated, damaged or of no kind that is read.
+    InputError, InputTypeError
+        If it was read but is no picture: unknown axes, complex numbers, files of different shape.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.is_dir():
+            return read_zarr(path) if is_zarr(path) else _open_folder(path)
+        kind = _kind_or_reason(path)
+        _log.debug("%s is read as %s", path, kind)
+        return _READERS[kind](path)
+    except PermissionError as error:
+        raise ReadError(f"{path} may not be read: ask its owner for permission, or copy it.") from error
+
+
+def open_images(paths: Sequence[str | PathLike[str]], name: str | None = None) -> Picture:
+    """Open files as the planes of one stack, in the order given.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Files of one kind, shape and type.
+    name : str, optional
+        Name of the stack; left out, that of the first file.
+
+    Raises
+    ------
+    ReadError
+        If a file cannot be read.
+    InputError
+        If there is none, or one has another kind, shape or type than the first.
+    """
+    files = [Path(path).expanduser() for path in paths]
+    if not files:
+        raise InputError("No files were given: name at least one picture.")
+    if len(files) == 1:
+        return open_image(files[0])
+    kinds = [_kind_or_reason(file) for file in files]
+    for file, kind in zip(files, kinds, strict=True):
+        if kind != kinds[0]:
+            raise InputError(
+                f"{file.name} is {kind} but {files[0].name} is {kinds[0]}: all files of a stack must be of one kind."
+            )
+    if kinds[0] == "TIFF":
+        return read_tiff_stack(files, name or files[0].stem)
+    return _stack_of_singles(files, kinds[0], name or files[0].stem)
+
+
+def kind_of(path: str | PathLike[str]) -> str | None:
+    """Name what a file or folder would be read as, or None if it would not be."""
+    path = Path(path).expanduser()
+    try:
+        if path.is_dir():
+            if is_zarr(path):
+                return "zarr"
+            return "folder" if any(_kind(file) for file in _files(path)) else None
+        return _kind(path) if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _kind(path: Path) -> str | None:
+    with path.open("rb") as file:
+        head = file.read(132)
+    if head[128:132] == b"DICM":  # first, as its preamble may be that of a TIFF at the same time
+        return "DICOM"
+    for start, kind in _STARTS.items():
+        if head.startswith(start):
+            return kind
+    return "DICOM" if is_bare_dicom(path, head) else None
+
+
+def _kind_or_reason(path: Path) -> str:
+    """Name the kind of a file, or say why there is none."""
+    if not path.exists():
+        raise ReadError(f"There is no file or folder {path}: check its name and place.")
+    if not path.is_file():
+        raise ReadError(f"{path} is neither a file nor a folder: {_EXPECTED} was expected.")
+    if path.stat().st_size == 0:
+        raise ReadError(f"{path.name} is empty (0 bytes): copy or export it again.")
+    kind = _kind(path)
+    if kind is not None:
+        return kind
+    promised = _ENDINGS.get(path.suffix.lower())
+    if promised:
+        raise ReadError(
+            f"{path.name} is not a {promised} picture, though its ending says so: export it again, or give it the "
+            "ending of what it is."
+        )
+    raise ReadError(f"{path.name} is of no kind that is read: {_EXPECTED} was expected.")
+
+
+def _files(folder: Path) -> list[Path]:
+    return natural_order(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
+def _open_folder(folder: Path) -> Picture:
+    by_kind: dict[str, list[Path]] = {}
+    for file in _files(folder):
+        kind = _kind(file) or _ENDINGS.get(file.suffix.lower())
+        if kind:
+            by_kind.setdefault(kind, []).append(file)
+    for kind in ("TIFF", "PNG", "JPEG"):
+        if kind in by_kind:
+            ignored = sum(map(len, by_kind.values())) - len(by_kind[kind])
+            if ignored:
+                _log.info("%s: %d pictures that are not %s are left out.", folder.name, ignored, kind)
+            return open_images(by_kind[kind], folder.resolve().name)
+    others = [file for files in by_kind.values() for file in files]
+    if len(others) == 1:
+        return open_image(others[0])
+    if others:
+        raise InputError(
+            f"{folder.name} holds {len(others)} {' and '.join(by_kind)} files, and only TIFF, PNG and JPEG are joined "
+            f"to a stack: open one of them, such as {others[0].name}."
+        )
+    raise ReadError(f"The folder {folder.name} holds no picture: {_EXPECTED} was expected.")
+
+
+def _stack_of_singles(files: list[Path], kind: str, name: str) -> Picture:
+    """Join files that hold one plane each; each is decoded when its plane is read."""
+    read = _READERS[kind]
+    first = read(files[0])
+    shape, dtype = tuple(first.data.shape), np.dtype(first.data.dtype)
+
+    def read_one(index: tuple[int, ...]) -> NDArray[Any]:
+        file = files[index[0]]
+        if not file.is_file():
+            raise ReadError(f"{file.name} is no longer there: bring it back and try again.")
+        plane: NDArray[Any] = np.asarray(read(file).data)
+        if (plane.shape, plane.dtype) != (shape, dtype):
+            raise InputError(
+                f"{file.name} is {plane.shape} {plane.dtype} but {files[0].name} is {shape} {dtype}: all files of a "
+                "stack must have one shape and type, so move the odd one out of the folder."
+            )
+        return plane
+
+    free = next(axis for axis in "ZTCQ" if axis not in first.axes)
+    data = lazy_planes(read_one, (len(files),), shape, dtype)
+    return Picture(data, free + first.axes, first.spacing, first.units, name, first.rgb, first.metadata)

@@ -1,0 +1,1 @@
+"""The networks behind the models; the only rooms that know (x, y)."""

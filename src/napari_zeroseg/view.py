@@ -1,0 +1,246 @@
+"""View: one plane as a model sees it, encoded where its prompts ask for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg import tiling
+from napari_zeroseg.embeddings import EmbeddingStore, content_key
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
+from napari_zeroseg.tiling import Field
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+
+FieldChoice = Literal["auto", "plane"] | int
+"""Window to encode: chosen by the prompt, the whole plane, or a side in pixels."""
+
+_NARROWEST = 64
+
+_CLOSER_IS_BETTER = 0.05
+"""Predicted IoU by which an answer from farther away must be better to be preferred (docs/benchmarks.md)."""
+
+
+class View:
+    """One plane as a model sees it.
+
+    Parameters
+    ----------
+    model : Segmenter
+    picture : (H, W) or (H, W, 3) uint8 array
+        The plane with its contrast as on the screen.
+    store : EmbeddingStore, optional
+        Where embeddings are looked for and kept; left out, they live as long as the view.
+    whole_embedding : Embedding, optional
+        Of the whole plane, if it is there already.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        picture: NDArray[np.uint8],
+        store: EmbeddingStore | None = None,
+        whole_embedding: Embedding | None = None,
+    ) -> None:
+        self.model = model
+        self.picture = picture
+        self.shape: tuple[int, int] = (picture.shape[0], picture.shape[1])
+        self.store = store if store is not None else EmbeddingStore()
+        self.seconds_encoding = 0.0
+        self._fields: dict[Field, Embedding] = {}
+        if whole_embedding is not None:
+            field = tiling.whole(self.shape)
+            self._fields[field] = whole_embedding.on(field)
+
+    @property
+    def fields(self) -> list[Field]:
+        """Windows whose embeddings this view has at hand."""
+        return list(self._fields)
+
+    def embedding(self, field: Field) -> Embedding:
+        """Return the embedding of a window: at hand, from the store, or encoded now."""
+        if field not in self._fields:
+            crop = self.picture[field.slices]
+            key = content_key(crop, self.model.model_key)
+            found = self.store.get(key, field.shape, self.model.model_key)
+            if found is None:
+                start = time.perf_counter()
+                found = self.model.encode(crop)
+                self.seconds_encoding += time.perf_counter() - start
+                self.store.put(key, found)
+            self._fields[field] = found.on(field)
+        return self._fields[field]
+
+    def is_encoded(self, field: Field) -> bool:
+        """Whether the window's embedding is at hand in this view."""
+        return field in self._fields
+
+    def predict(
+        self,
+        prompts: Sequence[Prompt],
+        multimask: bool = False,
+        field: FieldChoice = "auto",
+        cancel: CancelToken | None = None,
+    ) -> list[Prediction]:
+        """Answer prompts, each in the window that suits it; prompts that share a window are one batch.
+
+        Parameters
+        ----------
+        prompts : sequence of Prompt
+            (row, column) in pixels of the plane.
+        multimask : bool
+            Three candidates a prompt; else one.
+        field : "auto", "plane" or int
+            "auto" chooses the window by the prompt: around a box or a mask, at least twice as wide. A click does not
+            tell the size of its object, so it is looked at from afar (the whole plane, or 1024 pixels of a large
+            one) and from near (512 pixels), and the answer that the network trusts more is given. Where the window
+            cuts the object, a wider one is taken. "plane" always encodes the whole plane; a number is a window's side
+            in pixels.
+        cancel : CancelToken, optional
+            Looked at between two encodings.
+
+        Returns
+        -------
+        list of Prediction
+            One a prompt, in order, in pixels of the plane.
+
+        Raises
+        ------
+        InputError
+            If a prompt lies outside the plane or `field` is not a choice.
+        """
+        for prompt in prompts:
+            prompt.check_on(self.shape)
+        looks = [self._looks(prompt, field) for prompt in prompts]
+        answers = [self._choose(found) for found in self._look(prompts, looks, multimask, cancel)]
+        if field == "auto":
+            self._widen(answers, prompts, multimask, cancel)
+        return answers
+
+    def ahead(self, centre: tuple[float, float] | None = None) -> list[Field]:
+        """Return the windows that first clicks need, nearest to `centre` (row, column) first, to encode them ahead."""
+        row, column = centre if centre is not None else (self.shape[0] / 2, self.shape[1] / 2)
+        large = max(self.shape) > tiling.LARGE_PLANE
+        levels = [2 * tiling.SMALLEST_SIDE] if large else [max(self.shape)]
+        if levels[0] > tiling.SMALLEST_SIDE:
+            levels.append(tiling.SMALLEST_SIDE)
+        fields: list[Field] = []
+        for side in levels:
+            near = tiling.tiles(self.shape, side)
+            fields += sorted(near, key=lambda f: abs(f.r0 + f.r1 - 2 * row) + abs(f.c0 + f.c1 - 2 * column))
+        return [field for field in fields if not _is_flat(self.picture[field.slices])]
+
+    def _looks(self, prompt: Prompt, choice: FieldChoice) -> list[Field]:
+        """Windows in which to look for what `prompt` means, wider ones first."""
+        extent = prompt.extent()
+        if choice == "plane" or extent is None:
+            return [tiling.whole(self.shape)]
+        if isinstance(choice, int):
+            if choice < _NARROWEST:
+                raise InputError(f"A field of view is at least {_NARROWEST} pixels wide; got {choice}.")
+            return [self._not_flat(tiling.window_for(self.shape, extent, at_least=choice), extent)]
+        if choice != "auto":
+            raise InputError(f"A field of view is 'auto', 'plane' or a number of pixels; got {choice!r}.")
+        close = self._not_flat(tiling.window_for(self.shape, extent), extent)
+        if prompt.box is not None or prompt.mask is not None:
+            return [close]
+        # a click does not say how large its object is: look from afar and from near
+        if max(self.shape) <= tiling.LARGE_PLANE:
+            far = tiling.whole(self.shape)
+        else:
+            far = self._not_flat(tiling.window_for(self.shape, extent, 2 * tiling.SMALLEST_SIDE), extent)
+        return [far] if far == close else [far, close]
+
+    def _choose(self, found: Sequence[Prediction]) -> Prediction:
+        """The answer that the network trusts most, among those that their window shows whole; the closest in doubt."""
+
+        def merit(look: int) -> float:
+            prediction = found[look]
+            extent = prediction.extent()
+            if extent is None or _is_cut(extent, prediction.field, self.shape):
+                return -1.0
+            return float(prediction.scores.max()) + _CLOSER_IS_BETTER * look
+
+        return found[max(range(len(found)), key=merit)]
+
+    def _widen(
+        self, answers: list[Prediction], prompts: Sequence[Prompt], multimask: bool, cancel: CancelToken | None
+    ) -> None:
+        """Look again from farther away where the window cuts the object, until it does not."""
+        while True:
+            wider: dict[int, Field] = {}
+            for i, answer in enumerate(answers):
+                extent = answer.extent()
+                if extent is not None and _is_cut(extent, answer.field, self.shape):
+                    together = _union(extent, prompts[i].extent() or extent)
+                    wider[i] = tiling.window_for(self.shape, together, at_least=max(answer.field.shape) + 1)
+            if not wider:
+                return
+            found = self._look([prompts[i] for i in wider], [[field] for field in wider.values()], multimask, cancel)
+            for i, (prediction,) in zip(wider, found, strict=True):
+                answers[i] = prediction
+
+    def _look(
+        self,
+        prompts: Sequence[Prompt],
+        looks: Sequence[Sequence[Field]],
+        multimask: bool,
+        cancel: CancelToken | None,
+    ) -> list[list[Prediction]]:
+        """Answer each prompt in each of its windows; all prompts of a window are one batch."""
+        answers: dict[tuple[int, Field], Prediction] = {}
+        for field in dict.fromkeys(field for fields in looks for field in fields):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            members = [i for i, fields in enumerate(looks) if field in fields]
+            embedding = self.embedding(field)
+            moved = [_moved(prompts[i], field) for i in members]
+            for i, prediction in zip(members, self.model.predict(embedding, moved, multimask), strict=True):
+                answers[i, field] = prediction.on(field, self.shape)
+        return [[answers[i, field] for field in fields] for i, fields in enumerate(looks)]
+
+    def _not_flat(self, field: Field, extent: tuple[float, float, float, float]) -> Field:
+        """A window of one single value tells nothing: look at a wider one."""
+        while field != tiling.whole(self.shape) and _is_flat(self.picture[field.slices]):
+            field = tiling.window_for(self.shape, extent, at_least=max(field.shape) + 1)
+        return field
+
+
+def _is_flat(picture: NDArray[np.uint8]) -> bool:
+    return bool((picture == picture[0, 0]).all())
+
+
+def _is_cut(found: tuple[int, int, int, int], field: Field, shape: tuple[int, int]) -> bool:
+    """Whether an object touches a side of the window that is not a side of the plane."""
+    return (
+        (found[0] <= field.r0 and field.r0 > 0)
+        or (found[1] <= field.c0 and field.c0 > 0)
+        or (found[2] >= field.r1 - 1 and field.r1 < shape[0])
+        or (found[3] >= field.c1 - 1 and field.c1 < shape[1])
+    )
+
+
+def _union(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, float, float, float]:
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _moved(prompt: Prompt, field: Field) -> Prompt:
+    """The same prompt in the window's own pixels; what sticks out of the window is cut."""
+    origin = np.array([field.r0, field.c0], np.float32)
+    height, width = field.shape
+    points, labels = prompt.points - origin, prompt.labels
+    if len(points):
+        inside = ((points >= -0.5) & (points <= np.array([height - 0.5, width - 0.5]))).all(1)
+        points, labels = points[inside], labels[inside]
+    box = None
+    if prompt.box is not None:
+        box = prompt.box - np.tile(origin, 2)
+    mask = None if prompt.mask is None else prompt.mask[field.slices]
+    return Prompt(points, labels, box, mask, prompt.text)

@@ -1,0 +1,66 @@
+"""What all tests share: folders of their own, the data beside the checkout, and napari hidden on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+# CI sets this where the shared folder exists: a test of real data that skips is then a failure.
+REQUIRE_SHARED = os.environ.get("ZEROSEG_REQUIRE_SHARED") == "1"
+
+WINDOW = ("napari", "qtpy", "magicgui", "superqt", "vispy", "PySide6", "PyQt6")
+WITHOUT_NAPARI = os.environ.get("ZEROSEG_WITHOUT_NAPARI") == "1"
+collect_ignore = ["gui", "layers", "packaging"] if WITHOUT_NAPARI else []
+
+
+class _Hidden(MetaPathFinder):
+    """Makes the window's packages as absent as they are on a cluster node."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> None:
+        if name.partition(".")[0] in WINDOW:
+            raise ModuleNotFoundError(f"No module named {name!r} (hidden by ZEROSEG_WITHOUT_NAPARI)", name=name)
+
+
+if WITHOUT_NAPARI:
+    loaded = [name for name in WINDOW if name in sys.modules]
+    if loaded:
+        raise pytest.UsageError(f"{loaded} came in before the tests: run `make headless`.")
+    sys.meta_path.insert(0, _Hidden())
+
+# Read when napari is imported: empty means that settings are neither read nor written.
+os.environ["NAPARI_CONFIG"] = ""
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep each test out of the user's cache and models, and away from the user's settings."""
+    for name in [name for name in os.environ if name.startswith("ZEROSEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ZEROSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("ZEROSEG_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real data and official weights beside the checkout; without it the test skips."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder ../shared with real data, which is not part of the project")
+    return SHARED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped test of real data into a failure where the data must be there."""
+    report = yield
+    if REQUIRE_SHARED and report.skipped and item.get_closest_marker("real"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped although ZEROSEG_REQUIRE_SHARED=1: {report.longrepr}"
+    return report
