@@ -13,9 +13,8 @@ torch nor Qt nor napari; each name is fetched when it is first used.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "CancelToken": "jobs",
@@ -36,6 +35,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    __version__: str
     from napari_zeroseg.embeddings import EmbeddingStore
     from napari_zeroseg.errors import ZerosegError
     from napari_zeroseg.instances import OverlapPolicy
@@ -68,6 +68,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("napari-zeroseg")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -76,4 +78,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+    return sorted({*globals(), *_HOMES, "__version__"})

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+import os
 
-from napari_zeroseg.errors import DeviceError, DeviceMemoryError
-from napari_zeroseg.settings import Settings
+# OpenMP reads this once, when torch loads it. Waiting threads that spin take the processor from the window and from
+# other programs; on a busy machine they slow the model itself down several times.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
+
+from napari_zeroseg.errors import DeviceError, DeviceMemoryError  # noqa: E402
+from napari_zeroseg.settings import Settings  # noqa: E402
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,13 @@ class EmbeddingStore:
         self._hold(key, embedding)
         return embedding
 
+    def holds(self, key: str) -> bool:
+        """Whether :meth:`get` would find the embedding of `key`."""
+        with self._lock:
+            if key in self._held:
+                return True
+        return self.folder is not None and self._path(key).is_file()
+
     def put(self, key: str, embedding: Embedding) -> None:
         """Keep an embedding; a disk that is full or read-only is reported once and then left alone."""
         self._hold(key, embedding)
@@ -127,13 +135,15 @@ class EmbeddingStore:
         path = self._path(key)
         try:
             tensors = load_file(path)
-            os.utime(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, SafetensorError) as error:
             _log.warning("A kept embedding is damaged and is made again (%s).", error)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return None
+        with suppress(OSError):  # a folder that others filled may be read-only
+            os.utime(path)
         return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
     def _write(self, path: Path, tensors: dict[str, NDArray[np.float16]]) -> None:
@@ -153,7 +163,8 @@ class EmbeddingStore:
     def _keep_to_limit(self, newest: Path) -> None:
         """Delete the files that were used longest ago until the folder is within its limit."""
         if self._on_disk is not None:
-            self._on_disk += newest.stat().st_size
+            with suppress(FileNotFoundError):  # another process may have made room already
+                self._on_disk += newest.stat().st_size
             if self._on_disk <= self.disk_bytes:
                 return
         files = sorted(self._files(), key=lambda file: file[0])

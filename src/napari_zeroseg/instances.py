@@ -11,14 +11,14 @@ from napari_zeroseg.segmenter import Patch
 
 
 class OverlapPolicy(StrEnum):
-    """What a new object does to pixels that belong to another."""
+    """What a new object does to pixels that have a label already."""
 
     KEEP = "keep"
-    """Pixels of other objects stay theirs; the new object gets the rest."""
+    """Pixels of other objects stay theirs; those of its own an object may lose when it is drawn again."""
     REPLACE = "replace"
-    """The new object takes all of its pixels."""
+    """The object takes all of its pixels, whoever had them."""
     EMPTY = "empty"
-    """Like KEEP, and the object's own earlier pixels stay as well: nothing that has a label changes."""
+    """Only empty pixels are filled: nothing that has a label changes, not even the object's own."""
 
 
 Changes = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]
@@ -26,7 +26,7 @@ Changes = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]
 
 
 def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> Changes:
-    """Say which pixels of a plane to write so that an object takes the shape of `patch`.
+    """Say which pixels of a plane to write so that an object gets the pixels of `patch`.
 
     Parameters
     ----------
@@ -35,27 +35,36 @@ def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: Overl
     patch : tuple of (rows, columns, mask)
         Where the object is, as from :meth:`Prediction.patch`.
     label : int
-        The object's id, or its class. Under KEEP and REPLACE, pixels that had this id and are not in the patch's
-        mask but inside its box's rows and columns stay as they are: removing is :func:`erasure`.
+        The object's id, or its class.
     policy : OverlapPolicy
 
     Returns
     -------
     Changes
-        Only pixels whose label changes.
+        Only pixels whose label changes. What the object had before outside the mask is left to :func:`erasure`.
     """
     rows, columns, mask = patch
     present = np.asarray(labels[rows, columns])
-    if policy is OverlapPolicy.REPLACE:
-        write = mask & (present != label)
-    else:
-        write = mask & (present == 0)
-    r, c = np.nonzero(write)
+    wanted = mask & ((present != label) if policy is OverlapPolicy.REPLACE else (present == 0))
+    r, c = np.nonzero(wanted)
     return r + rows.start, c + columns.start, np.full(len(r), label, np.int64)
 
 
 def erasure(labels: NDArray[np.integer], patch: Patch, label: int) -> Changes:
-    """Say which pixels of object `label` lie outside `patch`, to be set to 0 when a refined mask replaces the old."""
+    """Say which pixels of object `label` lie outside `patch`, to be emptied when it is drawn again.
+
+    Parameters
+    ----------
+    labels : (H, W) integer array
+    patch : tuple of (rows, columns, mask)
+        The object's new shape.
+    label : int
+
+    Returns
+    -------
+    Changes
+        The new label of each is 0.
+    """
     rows, columns, mask = patch
     outside = np.asarray(labels) == label
     outside[rows, columns] &= ~mask

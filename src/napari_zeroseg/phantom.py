@@ -43,9 +43,7 @@ def em_like_stack(planes: int = 8, size: int = 512, seed: int = 0) -> tuple[NDAr
         If there are no planes or they are too small.
     """
     if planes < 1 or size < _SMALLEST:
-        raise InputError(
-            f"At least 1 plane of {_SMALLEST} x {_SMALLEST} was expected; got {planes} of {size} x {size}."
-        )
+        raise InputError(f"At least 1 plane of {_SMALLEST} x {_SMALLEST} is needed, not {planes} of {size} x {size}.")
     rng = np.random.default_rng(seed)
     cells = _Cells(rng, planes, size)
     mitochondria = _placed(rng, planes, size, cells)
@@ -198,7 +196,7 @@ def _placed(rng: np.random.Generator, planes: int, size: int, cells: _Cells) -> 
 
 
 def _any_mitochondrion(rng: np.random.Generator, planes: int, size: int) -> _Mitochondrion:
-    short = rng.uniform(10, 16)
+    short = rng.uniform(11, 17)
     margin = min(30.0, size / 5)
     centre = rng.uniform(margin, size - margin, 2)
     drift = rng.normal(0, 1.0, 2)

@@ -179,8 +179,13 @@ class Planes:
             selection[axis] = i
         try:
             plane = np.asarray(self.data[tuple(selection)])
-        except (ZerosegError, MemoryError):
+        except ZerosegError:
             raise
+        except MemoryError as error:
+            raise ReadError(
+                f"Plane {self.index(index)} of {self.plane_shape} pixels needs more memory than there is: close other "
+                "programs, or cut the picture into smaller parts."
+            ) from error
         except Exception as error:  # lazy data fails in as many ways as there are formats and codecs
             raise ReadError(f"Plane {self.index(index)} of the picture could not be read: {error}.") from error
         kept = sorted(self._within)

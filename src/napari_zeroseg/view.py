@@ -54,38 +54,40 @@ class View:
         self.shape: tuple[int, int] = (picture.shape[0], picture.shape[1])
         self.store = store if store is not None else EmbeddingStore()
         self.seconds_encoding = 0.0
-        self._fields: dict[Field, Embedding] = {}
-        if whole_embedding is not None:
-            field = tiling.whole(self.shape)
-            self._fields[field] = whole_embedding.on(field)
+        self._whole = whole_embedding
+        self._keys: dict[Field, str] = {}
 
     @property
     def fields(self) -> list[Field]:
-        """Windows whose embeddings this view has at hand."""
-        return list(self._fields)
+        """Windows that this view has looked at."""
+        return list(self._keys)
 
     def embedding(self, field: Field) -> Embedding:
-        """Return the embedding of a window: at hand, from the store, or encoded now."""
-        if field not in self._fields:
-            crop = self.picture[field.slices]
-            key = content_key(crop, self.model.model_key)
-            found = self.store.get(key, field.shape, self.model.model_key)
-            if found is None:
-                start = time.perf_counter()
-                found = self.model.encode(crop)
-                self.seconds_encoding += time.perf_counter() - start
-                self.store.put(key, found)
-            self._fields[field] = found.on(field)
-        return self._fields[field]
+        """Return the embedding of a window: from the store, or encoded now."""
+        if self._whole is not None and field == tiling.whole(self.shape):
+            return self._whole.on(field)
+        key = self._key(field)
+        found = self.store.get(key, field.shape, self.model.model_key)
+        if found is None:
+            start = time.perf_counter()
+            found = self.model.encode(self.picture[field.slices]).on(field)
+            self.seconds_encoding += time.perf_counter() - start
+            self.store.put(key, found)
+        return found.on(field)
 
     def is_encoded(self, field: Field) -> bool:
-        """Whether the window's embedding is at hand in this view."""
-        return field in self._fields
+        """Whether the window's embedding need not be made."""
+        return (self._whole is not None and field == tiling.whole(self.shape)) or self.store.holds(self._key(field))
+
+    def _key(self, field: Field) -> str:
+        if field not in self._keys:
+            self._keys[field] = content_key(self.picture[field.slices], self.model.model_key)
+        return self._keys[field]
 
     def predict(
         self,
         prompts: Sequence[Prompt],
-        multimask: bool = False,
+        multimask: bool | None = False,
         field: FieldChoice = "auto",
         cancel: CancelToken | None = None,
     ) -> list[Prediction]:
@@ -95,8 +97,8 @@ class View:
         ----------
         prompts : sequence of Prompt
             (row, column) in pixels of the plane.
-        multimask : bool
-            Three candidates a prompt; else one.
+        multimask : bool or None
+            Three candidates a prompt, or one; None gives three where the prompt is a single click.
         field : "auto", "plane" or int
             "auto" chooses the window by the prompt: around a box or a mask, at least twice as wide. A click does not
             tell the size of its object, so it is looked at from afar (the whole plane, or 1024 pixels of a large
@@ -142,6 +144,7 @@ class View:
         extent = prompt.extent()
         if choice == "plane" or extent is None:
             return [tiling.whole(self.shape)]
+        extent = _clipped(extent, self.shape)
         if isinstance(choice, int):
             if choice < _NARROWEST:
                 raise InputError(f"A field of view is at least {_NARROWEST} pixels wide; got {choice}.")
@@ -171,27 +174,31 @@ class View:
         return found[max(range(len(found)), key=merit)]
 
     def _widen(
-        self, answers: list[Prediction], prompts: Sequence[Prompt], multimask: bool, cancel: CancelToken | None
+        self, answers: list[Prediction], prompts: Sequence[Prompt], multimask: bool | None, cancel: CancelToken | None
     ) -> None:
-        """Look again from farther away where the window cuts the object, until it does not."""
+        """Look again from farther away where the window cuts the object, until it does not or is no longer seen."""
+        vanished: set[int] = set()
         while True:
             wider: dict[int, Field] = {}
             for i, answer in enumerate(answers):
                 extent = answer.extent()
-                if extent is not None and _is_cut(extent, answer.field, self.shape):
-                    together = _union(extent, prompts[i].extent() or extent)
+                if i not in vanished and extent is not None and _is_cut(extent, answer.field, self.shape):
+                    together = _clipped(_union(extent, prompts[i].extent() or extent), self.shape)
                     wider[i] = tiling.window_for(self.shape, together, at_least=max(answer.field.shape) + 1)
             if not wider:
                 return
             found = self._look([prompts[i] for i in wider], [[field] for field in wider.values()], multimask, cancel)
             for i, (prediction,) in zip(wider, found, strict=True):
-                answers[i] = prediction
+                if prediction.extent() is None:
+                    vanished.add(i)
+                else:
+                    answers[i] = prediction
 
     def _look(
         self,
         prompts: Sequence[Prompt],
         looks: Sequence[Sequence[Field]],
-        multimask: bool,
+        multimask: bool | None,
         cancel: CancelToken | None,
     ) -> list[list[Prediction]]:
         """Answer each prompt in each of its windows; all prompts of a window are one batch."""
@@ -201,9 +208,12 @@ class View:
                 cancel.raise_if_cancelled()
             members = [i for i, fields in enumerate(looks) if field in fields]
             embedding = self.embedding(field)
-            moved = [_moved(prompts[i], field) for i in members]
-            for i, prediction in zip(members, self.model.predict(embedding, moved, multimask), strict=True):
-                answers[i, field] = prediction.on(field, self.shape)
+            for several in (False, True):
+                batch = [i for i in members if several is (prompts[i].is_ambiguous if multimask is None else multimask)]
+                moved = [_moved(prompts[i], field) for i in batch]
+                predictions = self.model.predict(embedding, moved, several) if moved else []
+                for i, prediction in zip(batch, predictions, strict=True):
+                    answers[i, field] = prediction.on(field, self.shape)
         return [[answers[i, field] for field in fields] for i, fields in enumerate(looks)]
 
     def _not_flat(self, field: Field, extent: tuple[float, float, float, float]) -> Field:
@@ -225,6 +235,15 @@ def _is_cut(found: tuple[int, int, int, int], field: Field, shape: tuple[int, in
         or (found[2] >= field.r1 - 1 and field.r1 < shape[0])
         or (found[3] >= field.c1 - 1 and field.c1 < shape[1])
     )
+
+
+def _clipped(extent: tuple[float, ...], shape: tuple[int, int]) -> tuple[float, float, float, float]:
+    """What lies on the plane of a box that may stick out of it."""
+    (r0, r1), (c0, c1) = (
+        (min(max(first, 0), length - 1), min(max(last, 0), length - 1))
+        for first, last, length in zip(extent[:2], extent[2:], shape, strict=True)
+    )
+    return r0, c0, r1, c1
 
 
 def _union(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, float, float, float]:

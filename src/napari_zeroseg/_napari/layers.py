@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Layer, Points, Shapes
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[np.floating[Any]]
 """Homogeneous transform of a layer's data coordinates to the world, (D + 1, D + 1)."""
 
 SIGN, OBJECT = "sign", "object"
@@ -103,7 +103,13 @@ class ShownPlane:
             on_plane &= np.floor(own[:, axis] + 0.5) == self.index[axis]
         return own[:, list(self.axes)], on_plane
 
-    def corner(self, row: float, column: float) -> NDArray[np.float64]:
+    def pixel_at(self, world: NDArray[Any]) -> tuple[float, float]:
+        """(row, column) of a world position, kept inside the plane."""
+        own = _apply(np.linalg.inv(self.to_world), np.asarray(world, float)[None, -self.ndim :])[0, list(self.axes)]
+        row, column = np.clip(np.nan_to_num(own), 0, np.array(self.shape) - 1)
+        return float(row), float(column)
+
+    def corner(self, row: float, column: float) -> NDArray[np.floating[Any]]:
         """Data coordinates (D,) of a pixel of this plane."""
         position = np.array(self.index, float)
         position[list(self.axes)] = row, column
@@ -116,7 +122,7 @@ class ShownPlane:
         columns = self._seen_by(other, 0, 1) - origin
         return np.stack([rows, columns, origin], axis=1)
 
-    def _seen_by(self, other: ShownPlane, row: float, column: float) -> NDArray[np.float64]:
+    def _seen_by(self, other: ShownPlane, row: float, column: float) -> NDArray[np.floating[Any]]:
         own = _apply(self.to_world, self.corner(row, column)[None])[0]
         world = np.array(self.point, float)
         world[-self.ndim :] = own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from skimage.draw import polygon
 from napari_zeroseg.prompts import Prompt, PromptKind
 from napari_zeroseg.segmenter import Patch
 
-Vertices = NDArray[np.float64]
+Vertices = NDArray[np.floating[Any]]
 """(N, 2) rows and columns in pixels of the plane."""
 
 SCRIBBLE_POINTS = 8
@@ -94,7 +95,7 @@ class Marks:
             mask = None
         return Prompt(points, labels, box, mask)
 
-    def _points(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _points(self) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
         found: list[Vertices] = []
         labels: list[bool] = []
         for d in self.drawn:
@@ -138,7 +139,7 @@ def each_its_own(drawn: Iterable[Drawn]) -> list[Marks]:
     return marks
 
 
-def _distance(position: NDArray[np.float64], vertices: Vertices) -> float:
+def _distance(position: NDArray[np.floating[Any]], vertices: Vertices) -> float:
     """Distance to the box around `vertices`; 0 inside, where the smaller box is the nearer."""
     r0, c0, r1, c1 = _extent(vertices)
     outside = np.hypot(max(r0 - position[0], 0, position[0] - r1), max(c0 - position[1], 0, position[1] - c1))
@@ -169,7 +170,9 @@ def _along(path: Vertices) -> Vertices:
     return np.stack([np.interp(places, length, path[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def _box_around(mask: NDArray[np.bool_], on_object: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
+def _box_around(
+    mask: NDArray[np.bool_], on_object: NDArray[np.floating[Any]]
+) -> tuple[float, float, float, float] | None:
     """Box of a mask; None where a click asks for more than the mask, or there is nothing to put a box around."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):

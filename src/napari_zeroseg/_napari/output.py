@@ -170,7 +170,7 @@ def largest_painted(atom: Any) -> int:
     return int(np.max(new, initial=0))
 
 
-def moved(patch: Patch, pixel_map: NDArray[np.float64], shape: tuple[int, int]) -> Patch:
+def moved(patch: Patch, pixel_map: NDArray[np.floating[Any]], shape: tuple[int, int]) -> Patch:
     """Bring a patch to the pixels of another plane of `shape` (H, W), nearest neighbour; cut at its borders.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The layers that one viewer segments with: chosen, made at first use, watched, and let go when they are removed. No Qt."""
+"""The layers that one viewer segments with: chosen, made at first use, watched, let go when removed. No Qt."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ class Workspace:
         image = self.image
         assert image is not None
         data = image.data[0] if image.multiscale else image.data
-        limits, gamma, inverted = tuple(float(v) for v in image.contrast_limits), float(image.gamma), False
+        low, high = image.contrast_limits
+        limits, gamma, inverted = (float(low), float(high)), float(image.gamma), False
         if image.rgb:
             # napari draws colours as they are and offers no contrast for them.
             limits, gamma = (0.0, _full_scale(data.dtype)), 1.0
@@ -112,10 +113,7 @@ class Workspace:
         """(row, column) of the plane's pixel in the middle of the view, kept inside the plane."""
         world = np.array(plane.point, float)
         world[list(self.viewer.dims.displayed)] = np.asarray(self.viewer.camera.center)[-2:]
-        assert self.image is not None
-        own = np.asarray(self.image.world_to_data(world))[list(plane.axes)]
-        row, column = np.clip(np.nan_to_num(own), 0, np.array(plane.shape) - 1)
-        return float(row), float(column)
+        return plane.pixel_at(world)
 
     def highest_object(self) -> int:
         """Largest object number among all marks, on any plane."""
@@ -164,37 +162,42 @@ class Workspace:
             self._use(points=self.points, shapes=self.shapes, labels=layer, largest=None)
             self._announce()
 
-    def missing(self) -> list[Callable[[], None]]:
-        """Steps that make the layers this image still lacks, each short enough for the window to breathe between."""
-        steps: list[Callable[[], None]] = []
-        if self.image is not None:
-            steps += [self._make_labels] if self.output is None else []
-            steps += [self._make_shapes] if self.shapes is None else []
-            steps += [self._make_points] if self.points is None else []
-        return steps
-
-    def _make_labels(self) -> None:
-        if self.image is not None and self.output is None:
-            labels = prompt_layers.new_labels(self.image)
-            self._add(labels)
-            self._use(points=self.points, shapes=self.shapes, labels=labels, largest=0)
-            self.chosen.emit()
-
-    def _make_shapes(self) -> None:
-        if self.image is not None and self.shapes is None:
-            shapes = prompt_layers.new_shapes(self.image)
-            self._add(shapes)
-            self.choose_shapes(shapes)
-
-    def _make_points(self) -> None:
+    def make_points(self) -> Points | None:
+        """Return the Points layer, made now if there is none; None without an image."""
         if self.image is not None and self.points is None:
             points = prompt_layers.new_points(self.image)
-            self._add(points)
+            self._insert(points, len(self.viewer.layers))
             self.choose_points(points)
+        return self.points
 
-    def _add(self, layer: Layer) -> None:
+    def make_shapes(self) -> Shapes | None:
+        """Return the Shapes layer, made now if there is none, below the points; None without an image."""
+        if self.image is not None and self.shapes is None:
+            shapes = prompt_layers.new_shapes(self.image)
+            layers = self.viewer.layers
+            self._insert(shapes, layers.index(self.points) if self.points in layers else len(layers))
+            self.choose_shapes(shapes)
+        return self.shapes
+
+    def make_labels(self) -> Labels | None:
+        """Return the output layer, made now if there is none, right above the image; None without an image.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the memory cannot hold it.
+        """
+        if self.image is not None and self.output is None:
+            labels = prompt_layers.new_labels(self.image)
+            self._insert(labels, self.viewer.layers.index(self.image) + 1)
+            self._use(points=self.points, shapes=self.shapes, labels=labels, largest=0)
+            self.chosen.emit()
+        return self.labels
+
+    def _insert(self, layer: Layer, index: int) -> None:
         active = self.viewer.layers.selection.active
-        self.viewer.add_layer(layer)
+        self.viewer.layers.insert(index, layer)
+        # A new layer becomes the active one, but the user goes on in theirs.
         self.viewer.layers.selection.active = active
 
     def _use(self, *, points: Points | None, shapes: Shapes | None, labels: Labels | None, largest: int | None) -> None:
@@ -221,7 +224,8 @@ class Workspace:
             self._disconnect(image, _PICTURE_EVENTS, self._on_picture)
             self._disconnect(image, _PLACE_EVENTS, self._on_marks)
             image.events.name.disconnect(self._on_name)
-            held = _Set(self.points, self.shapes, self.labels, self._largest())
+            # Nobody watches the labels meanwhile, so they are counted again at the return.
+            held = _Set(self.points, self.shapes, self.labels)
             self.image = None
             self._use(points=None, shapes=None, labels=None, largest=None)
             self._sets[image.unique_id] = held

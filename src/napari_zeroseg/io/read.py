@@ -40,6 +40,7 @@ _ENDINGS = {
     ".dcm": "DICOM",
     ".dicom": "DICOM",
 }
+_STACKED = ("TIFF", "PNG", "JPEG")  # kinds whose files in a folder are planes of one stack
 _EXPECTED = (
     "a TIFF (.tif, .tiff), a folder of TIFFs, OME-Zarr (.zarr), DICOM (.dcm), PNG (.png), JPEG (.jpg) or numpy array "
     "(.npy)"
@@ -118,7 +119,10 @@ def kind_of(path: str | PathLike[str]) -> str | None:
         if path.is_dir():
             if is_zarr(path):
                 return "zarr"
-            return "folder" if any(_kind(file) for file in _files(path)) else None
+            files = _files(path)
+            if any(_kind(file) in _STACKED for file in files):
+                return "folder"
+            return "folder" if sum(_kind(file) is not None for file in files) == 1 else None
         return _kind(path) if path.is_file() else None
     except OSError:
         return None
@@ -165,7 +169,7 @@ def _open_folder(folder: Path) -> Picture:
         kind = _kind(file) or _ENDINGS.get(file.suffix.lower())
         if kind:
             by_kind.setdefault(kind, []).append(file)
-    for kind in ("TIFF", "PNG", "JPEG"):
+    for kind in _STACKED:
         if kind in by_kind:
             ignored = sum(map(len, by_kind.values())) - len(by_kind[kind])
             if ignored:

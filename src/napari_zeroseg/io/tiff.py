@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from napari_zeroseg.errors import InputError, ReadError, ZerosegError
 from napari_zeroseg.io.picture import Picture, check_real, lazy_planes, named_axes, without_alpha
+from napari_zeroseg.io.tiff_chain import check_chain
 from napari_zeroseg.io.tiff_spacing import tiff_spacing
 
 if TYPE_CHECKING:
     import tifffile
 
 _log = logging.getLogger(__name__)
+# tifffile tells the same faults in its own words; without a handler Python would print them beside our sentence.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _COLOUR = {"RGB", "YCBCR", "CIELAB"}
 
@@ -126,42 +129,11 @@ def _words(layout: _Layout) -> str:
 def _opened(path: Path) -> tifffile.TiffFile:
     import tifffile
 
-    _check_chain(path)
+    check_chain(path)
     try:
         return tifffile.TiffFile(path)
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError) as error:
         raise ReadError(f"{path.name} is a damaged TIFF ({error}): copy or export it again.") from error
-
-
-def _check_chain(path: Path) -> None:
-    """Follow the directory from page to page; a broken chain would silently lose the pages behind the break."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(16)
-        order = {b"II": "little", b"MM": "big"}.get(head[:2])
-        if order is None or len(head) < 8:
-            raise ReadError(f"{path.name} is not a TIFF, as its ending says: export it again, or rename it.")
-
-        def number(raw: bytes) -> int:
-            return int.from_bytes(raw, order)  # type: ignore[arg-type]
-
-        big = number(head[2:4]) == 43
-        count_size, entry_size, offset_size = (8, 20, 8) if big else (2, 12, 4)
-        offset, seen = number(head[8:16] if big else head[4:8]), set[int]()
-        while offset and offset not in seen:
-            seen.add(offset)
-            file.seek(offset)
-            entries = number(file.read(count_size))
-            file.seek(offset + count_size + entries * entry_size)
-            following = file.read(offset_size)
-            if offset >= size or len(following) < offset_size:
-                raise ReadError(
-                    f"{path.name} is truncated: page {len(seen) - 1} should be described at byte {offset} but the file "
-                    f"ends at byte {size}. Copy or export it again."
-                )
-            offset = number(following)
-    if offset:
-        raise ReadError(f"{path.name} is damaged: its pages run in a circle. Export it again.")
 
 
 def _layout(tif: tifffile.TiffFile, path: Path) -> _Layout:
@@ -250,8 +222,13 @@ class _Pages:
         with self._lock:
             try:
                 return self._layout.inverted(self._read(number, name)).astype(self._layout.dtype, copy=False)
-            except (ZerosegError, MemoryError):
+            except ZerosegError:
                 raise
+            except MemoryError as error:
+                raise ReadError(
+                    f"{name} says that it needs more memory than there is: if it is not that large, it is damaged; "
+                    "copy or export it again."
+                ) from error
             except FileNotFoundError as error:
                 raise ReadError(f"{self._path.name} is no longer there: bring it back and try again.") from error
             except Exception as error:  # decoders raise what they like

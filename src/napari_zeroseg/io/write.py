@@ -147,11 +147,11 @@ class LabelsWriter:
         """
         import tifffile
 
+        file = self._file(index)
         array = np.asarray(plane)
         check_plane(array, self.shape)
         if int(array.max()) > np.iinfo(self._dtype).max:
             raise InputError(f"{self._dtype} holds labels up to {np.iinfo(self._dtype).max}; got {int(array.max())}.")
-        file = self._file(index)
         temporary = file.with_name(f"{file.stem}.{uuid.uuid4().hex[:8]}.tmp")
         with explained(self.path):
             try:

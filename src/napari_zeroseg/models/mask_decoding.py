@@ -254,7 +254,8 @@ class _Upscaling:
         x = torch.ops.aten.gelu_(x) @ hyper.to(self.dtype).transpose(-1, -2)
         # rows and columns of the 64 x 64 map, then of the first and of the second doubling
         x = x.view(batch, SIDE, SIDE, 2, 2, 2, 2, wanted).permute(0, 7, 1, 3, 5, 2, 4, 6)
-        return x.reshape(batch, wanted, 4 * SIDE, 4 * SIDE).float()
+        logits: Tensor = x.reshape(batch, wanted, 4 * SIDE, 4 * SIDE).float()
+        return logits
 
 
 def _as_linear(convolution: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -266,20 +267,21 @@ def _as_linear(convolution: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _heads(x: Tensor) -> Tensor:
     """(B, N, C) to (B, heads, N, C/heads)."""
-    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    parts: Tensor = x.unflatten(-1, (HEADS, -1))
+    return parts.transpose(1, 2)
 
 
 def _join(x: Tensor) -> Tensor:
     """(B, heads, N, C/heads) to (B, N, C)."""
-    return x.transpose(1, 2).flatten(2)
+    joined: Tensor = x.transpose(1, 2).flatten(2)
+    return joined
 
 
 def _tokens_to_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Few tokens look at 4096 places; (B, N, 128) float32 out."""
     scale = 1 / math.sqrt(q.shape[-1] // HEADS)
     weights = _heads((q * scale).to(k.dtype)) @ _heads(k).transpose(-1, -2)
-    attended: Tensor = _join(weights.float().softmax(-1).to(v.dtype) @ _heads(v))
-    return attended.float()
+    return _join(weights.float().softmax(-1).to(v.dtype) @ _heads(v)).float()
 
 
 def _image_to_tokens(q: Tensor, k: Tensor, v: Tensor, filling: Tensor | None) -> Tensor:

@@ -182,7 +182,11 @@ class SamSegmenter:
                 )
             prompt.check_on(embedding.image_shape)
         if embedding.picture is not None:
-            return View(self, embedding.picture, whole_embedding=embedding).predict(prompts, multimask)
+            view = embedding.memo.get("view")
+            if view is None:  # kept, so that a window is encoded once
+                view = embedding.memo["view"] = View(self, embedding.picture, whole_embedding=embedding)
+            found: list[Prediction] = view.predict(prompts, multimask)
+            return found
         predictions: list[Prediction] = []
         size = BATCH[self.device.type]
         for first in range(0, len(prompts), size):
@@ -233,7 +237,9 @@ class SamSegmenter:
         return torch.as_tensor(xy.astype(np.float32), device=self.device)
 
     def _box_to_frame(self, box: NDArray[np.float32], frame: SamFrame) -> Tensor:
-        return self._to_frame(box.reshape(2, 2), frame).reshape(4)
+        # a box may stick out of the picture; the network knows only what lies inside
+        last = np.array(frame.shape, np.float32) - 0.5
+        return self._to_frame(np.clip(box.reshape(2, 2), -0.5, last), frame).reshape(4)
 
     def _mask_to_frame(self, mask: NDArray[np.bool_], frame: SamFrame) -> Tensor:
         """Bool mask to the low-resolution logits that SAM takes; the padding is background."""

@@ -156,7 +156,8 @@ class AttentionBlock(nn.Module):
         windows = x.view(batch, rows, side, columns, side, channels).transpose(2, 3)
         attended = self.attn(windows.reshape(-1, side * side, channels))
         whole = attended.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-        return whole.reshape(batch, rows * side, columns * side, channels)[:, :height, :width]
+        mapped: Tensor = whole.reshape(batch, rows * side, columns * side, channels)[:, :height, :width]
+        return mapped
 
 
 class Stage(nn.Module):

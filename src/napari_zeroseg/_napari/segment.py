@@ -1,0 +1,379 @@
+"""The Segment dock: widgets that show a session and pass on what the user does; every callback is one call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Labels, Points, Shapes
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_zeroseg._napari.bridge import QtBridge
+from napari_zeroseg._napari.engine import ModelChoice
+from napari_zeroseg._napari.keys import Keys
+from napari_zeroseg._napari.session import Session
+from napari_zeroseg._napari.widgets import (
+    ICON_SIZE,
+    Candidates,
+    Choice,
+    Folded,
+    KeyTable,
+    LayerCombo,
+    ModelCombo,
+    Segments,
+    StatusLine,
+    icon,
+    keep_keys_free,
+)
+from napari_zeroseg.instances import OverlapPolicy
+from napari_zeroseg.prompts import PromptKind
+from napari_zeroseg.registry import list_models
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+KINDS = (
+    ("points", "Points", "Click on the object; T for clicks on background"),
+    ("box", "Box", "Draw a rectangle around the object"),
+    ("mask", "Outline", "Draw roughly around the object; the model refines it"),
+)
+DEVICES = (
+    ("auto", "auto", "A GPU if there is one, else the processor"),
+    ("cpu", "cpu", "The processor"),
+    *((("mps", "mps", "Apple's GPU"),) if sys.platform == "darwin" else (("cuda", "cuda", "An NVIDIA or AMD GPU"),)),
+)
+PRECISIONS = (
+    ("auto", "auto", "What the device computes fastest with the same masks"),
+    ("float32", "float32", "Full precision"),
+    ("bf16", "bf16", "Half the memory; fast where the device has it"),
+    ("fp16", "fp16", "Half the memory, GPUs only"),
+)
+OVERLAPS = (
+    (OverlapPolicy.KEEP, "Keep others", "Pixels of other objects stay theirs"),
+    (OverlapPolicy.REPLACE, "Replace", "The new object takes all of its pixels"),
+    (OverlapPolicy.EMPTY, "Only empty", "Only pixels without any label are written"),
+)
+FIELDS = (
+    ("auto", "auto", "Chosen by the size of the object: near for small ones"),
+    ("plane", "whole plane", "The whole plane at once: for large objects"),
+    (512, "512 px", "A window of 512 pixels around the prompt: for small objects"),
+)
+MODES = (
+    (False, "Instances", "Each accepted object gets its own number"),
+    (True, "Semantic", "Accepted objects get the number of their class"),
+)
+
+
+class SegmentDock(QWidget):
+    """Segments the plane on the screen by clicks, boxes and outlines.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.bridge = QtBridge(self)
+        self.session = Session(napari_viewer, self.bridge)
+        self.keys = Keys(napari_viewer, self.session)
+        self._build()
+        self._style()
+        self._connect()
+        self._choose_first_image()
+        self._refresh()
+
+    # Layout
+
+    def _build(self) -> None:
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(8, 8, 8, 8)
+        column.setSpacing(7)
+        for part in (
+            self._build_source(),
+            self._build_prompts(),
+            self._build_output(),
+            self._build_result(),
+            Folded("More", self._build_more()),
+            Folded("Keys", KeyTable()),
+        ):
+            column.addWidget(part)
+        column.addStretch(1)
+        area = QScrollArea(self)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(content)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(290)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+
+    def _build_source(self) -> QWidget:
+        self.image = LayerCombo(partial(self._layers, Image), "no image")
+        self.model = ModelCombo(list_models())
+        self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
+        self.device.setToolTip("Where the model computes")
+        self.precision.setToolTip("How exactly the model computes")
+        return _form(("Image", self.image), ("Model", self.model), ("Runs on", _row(self.device, self.precision)))
+
+    def _build_prompts(self) -> QWidget:
+        self.kinds = Segments(KINDS)
+        self.sign = QPushButton()
+        self.sign.setToolTip("Whether the next point is on the object or on background (T)")
+        self.sign.setFixedWidth(34)
+        keep_keys_free(self.sign)
+        return _form(("Prompt", _row(self.kinds, self.sign)))
+
+    def _build_output(self) -> QWidget:
+        self.labels = LayerCombo(partial(self._layers, Labels), "new Labels layer")
+        self.mode = Segments(MODES)
+        self.class_id = QSpinBox()
+        self.class_id.setRange(1, 65535)
+        self.class_id.setKeyboardTracking(False)
+        self.class_id.setToolTip("Number of the class that accepted objects get")
+        self.overlap = Choice(OVERLAPS)
+        self.overlap.setToolTip("What happens to pixels that belong to another object")
+        return _form(("Output", self.labels), ("As", _row(self.mode, self.class_id)), ("Overlap", self.overlap))
+
+    def _build_result(self) -> QWidget:
+        self.status, self.candidates = StatusLine(), Candidates()
+        self.live = QCheckBox("Live")
+        self.live.setToolTip("Preview after every change of a prompt")
+        self.predict = _button("Predict", "Ask the model about the prompts on this plane")
+        self.accept = _button("Accept  ⏎", "Write the preview into the Labels layer (Enter)")
+        self.accept.setObjectName("zeroseg_accept")
+        self.discard = _button("Discard", "Drop the preview and its prompts (Escape)")
+        self.next = _button("Next object", "Leave this object in the preview and begin another (N)")
+        self.undo = _button("Undo", "Take back the last accept or discard (Ctrl-Z)")
+        self.refine = _button("Refine label", "Pick up the selected label of the output on this plane and improve it")
+        keep_keys_free(self.live)
+        part = QWidget()
+        column = QVBoxLayout(part)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        for row in (
+            self.status,
+            self.candidates,
+            self.accept,
+            _row(self.discard, self.next),
+            _row(self.undo, self.refine),
+            _row(self.live, self.predict),
+        ):
+            column.addWidget(row)
+        return part
+
+    def _build_more(self) -> QWidget:
+        self.batched = QCheckBox("Every box and point is an object")
+        self.batched.setToolTip("Off: all prompts describe one object. On: each is its own, all answered at once.")
+        keep_keys_free(self.batched)
+        self.field = Choice(FIELDS)
+        self.field.setToolTip("How much of the plane the model looks at")
+        self.points = LayerCombo(partial(self._layers, Points), "new Points layer")
+        self.shapes = LayerCombo(partial(self._layers, Shapes), "new Shapes layer")
+        return _form(("", self.batched), ("View", self.field), ("Points", self.points), ("Shapes", self.shapes))
+
+    def _style(self) -> None:
+        theme = get_theme(self.viewer.theme)
+        self.setStyleSheet(
+            f"""
+            QLabel#zeroseg_status {{ background: {theme.background}; border: 1px solid {theme.primary};
+                border-radius: 4px; padding: 4px 6px; }}
+            QLabel#zeroseg_key {{ border: 1px solid {theme.secondary}; border-radius: 3px; padding: 1px 6px; }}
+            QLabel#zeroseg_heading {{ color: {theme.secondary}; }}
+            QPushButton {{ padding: 4px 6px; }}
+            QPushButton:checked {{ background: {theme.current}; color: white; }}
+            QPushButton#zeroseg_accept {{ padding: 7px; font-weight: bold; }}
+            QPushButton#zeroseg_accept:enabled {{ background: #1f8a4c; color: white; }}
+            QPushButton#zeroseg_accept:enabled:hover {{ background: #27a35b; }}
+            QToolButton {{ border: none; background: transparent; text-align: left; }}
+            """
+        )
+        colour = str(theme.icon)
+        for kind, button in self.kinds.buttons.items():
+            button.setIcon(icon(kind, colour))
+            button.setIconSize(ICON_SIZE)
+
+    # What the user does
+
+    def _connect(self) -> None:
+        session, workspace = self.session, self.session.workspace
+        self.image.picked.connect(workspace.choose_image)
+        self.labels.picked.connect(workspace.choose_labels)
+        self.points.picked.connect(workspace.choose_points)
+        self.shapes.picked.connect(workspace.choose_shapes)
+        self.model.picked.connect(lambda key: session.set_model(ModelChoice(key, *self._computing())))
+        self.device.picked.connect(lambda device: session.set_model(self._choice(device=device)))
+        self.precision.picked.connect(lambda precision: session.set_model(self._choice(precision=precision)))
+        self.kinds.picked.connect(session.begin)
+        self.sign.clicked.connect(lambda: session.toggle_sign())
+        self.mode.picked.connect(lambda semantic: session.set_options(semantic=semantic))
+        self.class_id.valueChanged.connect(lambda number: session.set_options(class_id=number))
+        self.overlap.picked.connect(lambda policy: session.set_options(policy=policy))
+        self.field.picked.connect(lambda field: session.set_options(field=field))
+        self.live.toggled.connect(lambda on: session.set_options(live=on))
+        self.batched.toggled.connect(lambda on: session.set_options(batched=on))
+        self.candidates.stepped.connect(session.next_candidate)
+        calls: tuple[tuple[QPushButton, Callable[[], None]], ...] = (
+            (self.predict, session.predict),
+            (self.accept, session.accept),
+            (self.discard, session.discard),
+            (self.next, session.next_object),
+            (self.undo, session.undo),
+            (self.refine, session.refine),
+        )
+        for button, call in calls:
+            button.clicked.connect(lambda _=False, call=call: call())
+        session.changed.connect(self._refresh_soon)
+        self.viewer.layers.events.inserted.connect(self._on_layers)
+        self.viewer.layers.events.removed.connect(self._on_layers)
+        self.viewer.layers.selection.events.active.connect(self._refresh_soon)
+        self.viewer.events.theme.connect(self._style)
+        # By then this object is half gone, so nothing of it may be asked.
+        self.destroyed.connect(partial(_end, self.session, self.keys))
+
+    def _computing(self) -> tuple[str, str]:
+        return self.session.model.device, self.session.model.precision
+
+    def _choice(self, device: str | None = None, precision: str | None = None) -> ModelChoice:
+        now = self.session.loading or self.session.model
+        return ModelChoice(now.key, device or now.device, precision or now.precision)
+
+    def _layers(self, kind: type[Layer]) -> Iterator[Layer]:
+        preview = self.session.preview.layer
+        return (layer for layer in reversed(self.viewer.layers) if isinstance(layer, kind) and layer is not preview)
+
+    def _choose_first_image(self) -> None:
+        active = self.viewer.layers.selection.active
+        first = active if isinstance(active, Image) else next(self._layers(Image), None)
+        if first is not None and self.session.workspace.image is None:
+            self.session.workspace.choose_image(first)
+
+    def _on_layers(self, event: Any) -> None:
+        if event.type == "inserted":
+            self._choose_first_image()
+        self._refresh_soon()
+
+    # What the session shows
+
+    def _refresh_soon(self, event: Any = None) -> None:
+        self.bridge.later("refresh", 0, self._refresh)
+
+    def _refresh(self) -> None:
+        session, workspace, options = self.session, self.session.workspace, self.session.options
+        choice = session.loading or session.model
+        for combo, layer in (
+            (self.image, workspace.image),
+            (self.labels, workspace.labels),
+            (self.points, workspace.points),
+            (self.shapes, workspace.shapes),
+        ):
+            combo.show_layer(layer)
+        self.model.show_model(choice.key)
+        self.device.show_value(choice.device)
+        self.precision.show_value(choice.precision)
+        self._refresh_prompts()
+        self.mode.show_value(options.semantic)
+        self.class_id.setVisible(options.semantic)
+        self.overlap.show_value(options.policy)
+        self.field.show_value(options.field)
+        self.live.setChecked(options.live)
+        self.batched.setChecked(options.batched)
+        self._refresh_result()
+
+    def _refresh_prompts(self) -> None:
+        session, workspace = self.session, self.session.workspace
+        accepts = session.spec.accepts
+        flat = workspace.image is not None and self.viewer.dims.ndisplay == 2
+        for kind, name, explanation in KINDS:
+            button = self.kinds.buttons[kind]
+            takes = PromptKind(kind) in accepts
+            button.setEnabled(flat and takes)
+            button.setToolTip(explanation if takes else f"{session.spec.title} takes no {name.lower()}")
+        self.kinds.show_value(self._kind_in_use())
+        self.sign.setEnabled(flat)
+        self.sign.setText("+" if session.is_positive else "−")
+        colour = "#2ecc71" if session.is_positive else "#ff4d4d"
+        self.sign.setStyleSheet(f"QPushButton {{ color: {colour}; font-weight: bold; font-size: 15px; padding: 2px; }}")
+
+    def _kind_in_use(self) -> str | None:
+        active, workspace = self.viewer.layers.selection.active, self.session.workspace
+        if active is None:
+            return None
+        mode = str(active.mode)
+        if active is workspace.points and mode == "add":
+            return "points"
+        if active is workspace.shapes and mode.startswith("add_"):
+            return "box" if mode == "add_rectangle" else "mask"
+        return None
+
+    def _refresh_result(self) -> None:
+        session = self.session
+        self.status.show_status(session.status.text, session.status.tone)
+        current = session.current
+        if current is None:
+            self.candidates.show_candidate(0, 0, None)
+        else:
+            one, shown = current
+            self.candidates.show_candidate(shown + 1, len(one.scores), one.scores[shown])
+        self.accept.setEnabled(session.can_accept)
+        self.predict.setVisible(not session.options.live)
+        self.predict.setEnabled(session.can_predict)
+        self.undo.setEnabled(bool(session.ledger.steps))
+        self.refine.setEnabled(session.workspace.labels is not None)
+
+
+def _end(session: Session, keys: Keys, _: object = None) -> None:
+    keys.close()
+    session.close()
+
+
+def _button(text: str, explanation: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(explanation)
+    keep_keys_free(button)
+    return button
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(4)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return row
+
+
+def _form(*rows: tuple[str, QWidget]) -> QWidget:
+    part = QWidget()
+    form = QFormLayout(part)
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setHorizontalSpacing(8)
+    form.setVerticalSpacing(5)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for name, widget in rows:
+        heading = QLabel(name)
+        heading.setMinimumWidth(52)
+        form.addRow(heading, widget)
+    return part

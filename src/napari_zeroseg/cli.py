@@ -1,0 +1,275 @@
+"""``zeroseg``: the library from a terminal. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from napari_zeroseg.errors import CancelledError, ZerosegError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Command | None = options.command
+    if command is None:
+        parser.print_help()
+        return 2
+    with _one_line_messages(options.verbose):
+        try:
+            command(options)
+        except CancelledError as error:
+            return _failed(str(error))
+        except ZerosegError as error:
+            return _failed(str(error))
+        except KeyboardInterrupt:
+            return _failed("Stopped. What was done is kept: the same command goes on where it stopped.")
+        except BrokenPipeError:
+            # whoever read our output has gone, as in `zeroseg models | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except MemoryError:
+            return _failed("There is not enough memory: close other programs, or do fewer planes at a time (--planes).")
+        except Exception as error:
+            if options.verbose:
+                raise
+            return _failed(
+                f"This should not have happened ({type(error).__name__}: {' '.join(str(error).split())}): run again "
+                "with --verbose and report what it prints."
+            )
+    return 0
+
+
+def _failed(message: str) -> int:
+    sys.stderr.write(f"zeroseg: error: {' '.join(message.split())}\n")
+    return 1
+
+
+@contextlib.contextmanager
+def _one_line_messages(verbose: bool) -> Iterator[None]:
+    """Send log records and warnings to stderr, one line each; everything with `verbose`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("zeroseg: %(message)s"))
+    logger = logging.getLogger("napari_zeroseg")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            if not verbose:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2 and one sentence."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="zeroseg",
+        description="Segment scientific pictures by points and boxes, on this machine.",
+        epilog="Rows come before columns, and both are counted from 0. Documentation: docs/cli.md.",
+    )
+    parser.add_argument("--version", action="version", version=f"zeroseg {version('napari-zeroseg')}")
+    parser.set_defaults(command=None, verbose=False)
+    commands = parser.add_subparsers(title="commands", metavar="")
+    _add_demo(commands)
+    _add_models(commands)
+    _add_segment(commands)
+    for command in commands.choices.values():
+        command.add_argument("--verbose", action="store_true", help="print what is done, and errors in full")
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="segment sample pictures, or your own, and look at the result",
+        description="Segment a chest radiograph and a generated EM-like stack with known truth, or your own picture.",
+    )
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="your own picture instead of the samples")
+    parser.add_argument(
+        "--out", type=Path, default=Path("zeroseg-demo"), metavar="DIR", help="where results go (default: %(default)s)"
+    )
+    parser.add_argument("--gui", action="store_true", help="open napari with the dock, the layers and the prompts")
+    _add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(command=_demo)
+
+
+def _add_models(commands: Any) -> None:
+    parser = commands.add_parser("models", help="list the models", description="List the models and their state.")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    parser.set_defaults(command=_models)
+
+
+def _add_segment(commands: Any) -> None:
+    parser = commands.add_parser(
+        "segment",
+        help="segment a picture or the planes of a stack by points and boxes",
+        description="Segment a picture or the planes of a stack. Each point and each box is an object of its own, "
+        "unless --one-object is given or a file has a column 'object'. A prompt without a plane is for all of "
+        "--planes.",
+    )
+    parser.add_argument(
+        "input", type=Path, metavar="IN", help="TIFF, folder of TIFFs, OME-Zarr, DICOM, PNG, JPEG, .npy"
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, help="labels: .tif, .ome.zarr, .npy or .nii.gz")
+    prompts = parser.add_argument_group("prompts")
+    prompts.add_argument(
+        "--box", action="append", default=[], type=_numbers(4), metavar="R0,C0,R1,C1", help="may be repeated"
+    )
+    prompts.add_argument(
+        "--point", action="append", default=[], type=_numbers(2), metavar="R,C", help="may be repeated"
+    )
+    prompts.add_argument(
+        "--negative",
+        action="append",
+        default=[],
+        type=_numbers(2),
+        metavar="R,C",
+        help="a point on background; may be repeated",
+    )
+    prompts.add_argument("--points", type=Path, metavar="FILE", help="CSV that napari saved for a Points layer")
+    prompts.add_argument("--boxes", type=Path, metavar="FILE", help="CSV that napari saved for a Shapes layer")
+    prompts.add_argument("--one-object", action="store_true", help="all prompts of a plane describe one object")
+    _add_model_options(parser)
+    looks = parser.add_argument_group("how to look")
+    looks.add_argument(
+        "--planes", default=None, metavar="0:20", help="planes to do: 3, 0:20, 0:20:2 or 1,4,7 (default: all)"
+    )
+    looks.add_argument("--contrast", type=_numbers(2), metavar="LOW,HIGH", help="pixel values shown black and white")
+    looks.add_argument(
+        "--field", type=_field, default="auto", metavar="auto|plane|PIXELS", help="window to encode (default: auto)"
+    )
+    looks.add_argument(
+        "--overlap", choices=("keep", "replace", "empty"), default="keep", help="what later objects do to earlier ones"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there from another run")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(command=_segment)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default="mobile_sam", metavar="KEY", help="see `zeroseg models` (default: %(default)s)"
+    )
+    group.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint of that model")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    group.add_argument("--precision", default="auto", help="auto, float32, bf16 or fp16 (default: auto)")
+
+
+def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            values = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if len(values) != count:
+            raise argparse.ArgumentTypeError(f"{count} numbers with commas between them were expected, not {text!r}")
+        return values
+
+    return parse
+
+
+def _field(text: str) -> str | int:
+    if text in ("auto", "plane"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"auto, plane or a number of pixels was expected, not {text!r}")
+    return int(text)
+
+
+def _models(options: argparse.Namespace) -> None:
+    from napari_zeroseg.registry import list_models
+
+    rows = [
+        {
+            "key": spec.key,
+            "title": spec.title,
+            "family": spec.family,
+            "state": spec.state,
+            "licence": spec.licence,
+            "accepts": sorted(spec.accepts),
+            "megabytes": round(spec.weights.size / 1e6, 1),
+        }
+        for spec in list_models()
+    ]
+    if options.json:
+        _out(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        _out("{key:<20} {title:<24} {family:<8} {state:<15} {licence}".format_map(row))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from napari_zeroseg import demo
+
+    model = _load(options)
+    report = demo.run(options.file, options.out, model)
+    _out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
+    if options.gui:
+        demo.show(demo.em_like() if options.file is None else demo.own(options.file, model))
+
+
+def _segment(options: argparse.Namespace) -> None:
+    from napari_zeroseg.headless import SegmentRun, segment_file
+    from napari_zeroseg.instances import OverlapPolicy
+    from napari_zeroseg.seeds import GivenPrompts
+
+    prompts = GivenPrompts(
+        options.box, options.point, options.negative, options.points, options.boxes, options.one_object
+    )
+    job = SegmentRun(
+        options.input,
+        options.out,
+        prompts,
+        options.planes,
+        options.contrast,
+        options.field,
+        OverlapPolicy(options.overlap),
+        options.overwrite,
+    )
+    report = segment_file(job, lambda: _load(options), _bar)
+    if options.json:
+        _out(json.dumps(report, indent=2))
+        return
+    for fault in report["faults"]:
+        sys.stderr.write(f"zeroseg: {fault}\n")
+    _out(report["summary"])
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from napari_zeroseg.registry import load_model
+
+    return load_model(options.model, weights=options.weights, device=options.device, precision=options.precision)
+
+
+def _bar(total: int, done: int) -> Any:
+    """Return a progress bar on stderr, which hides itself where nobody looks."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, unit="plane", disable=not sys.stderr.isatty(), leave=False)
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text + "\n")

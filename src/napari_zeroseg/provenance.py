@@ -1,0 +1,110 @@
+"""Provenance: beside every result, how it was made, so that it can be made again and a run can be taken up."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from napari_zeroseg.errors import WriteError
+from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.stack import Seed, StackOptions
+
+
+def identity_of(path: Path) -> dict[str, Any]:
+    """Tell one input from another without reading it: name, bytes and time of change of the file or its files."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    size = 0
+    for file in files:
+        status = file.stat()
+        size += status.st_size
+        digest.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return {"path": str(path.resolve()), "files": len(files), "bytes": size, "stamp": digest.hexdigest()[:16]}
+
+
+def described(seeds: dict[int, list[Seed]]) -> list[dict[str, Any]]:
+    """Prompts as plain values: equal ones on many planes are told once, with the planes."""
+    told: dict[str, dict[str, Any]] = {}
+    for plane, several in seeds.items():
+        for seed in several:
+            values = {"label": seed.label, **_prompt_values(seed.prompt)}
+            told.setdefault(json.dumps(values, sort_keys=True), {**values, "planes": []})["planes"].append(plane)
+    return list(told.values())
+
+
+def _prompt_values(prompt: Prompt) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if len(prompt.points):
+        values["points"] = prompt.points.tolist()
+        values["signs"] = prompt.labels.tolist()
+    if prompt.box is not None:
+        values["box"] = prompt.box.tolist()
+    if prompt.text is not None:
+        values["text"] = prompt.text
+    return values
+
+
+def run_of(
+    source: Path, model_key: str, seeds: dict[int, list[Seed]], options: StackOptions
+) -> tuple[str, dict[str, Any]]:
+    """Return a hash of everything that the result depends on, and these things themselves."""
+    settings = {
+        "input": identity_of(source),
+        "model": model_key,
+        "prompts": described(seeds),
+        "contrast": options.limits,
+        "field": options.field,
+        "overlap": str(options.policy),
+        "version": version("napari-zeroseg"),
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16], settings
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine of this run."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "torch": version("torch"),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def path_beside(out: Path) -> Path:
+    """Where the provenance of `out` lies."""
+    return out.with_name(out.name + ".json")
+
+
+def read_run(out: Path) -> str | None:
+    """Return the hash of the run that made `out`, or None if that is not known."""
+    try:
+        run = json.loads(path_beside(out).read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return run if isinstance(run, str) else None
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON to a temporary name and rename it.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_text(json.dumps(values, indent=2) + os.linesep, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WriteError(
+            f"{path} could not be written ({error.strerror}): make room or choose another folder."
+        ) from error

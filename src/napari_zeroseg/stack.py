@@ -1,0 +1,232 @@
+"""Planes to labels: prompts on the planes of a stack, one plane in memory at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg import instances
+from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.errors import InputError, ReadError
+from napari_zeroseg.instances import OverlapPolicy
+from napari_zeroseg.intensity import to_uint8
+from napari_zeroseg.planes import Planes, check_picture
+from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.view import FieldChoice, View
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A prompt and the label that its object gets."""
+
+    label: int
+    prompt: Prompt
+
+
+Prompts = Sequence[Prompt | Seed] | Mapping[int, Sequence[Prompt | Seed]]
+"""The same prompts on every plane, or those of each plane by its number."""
+
+
+@dataclass(frozen=True)
+class ObjectReport:
+    """What was written for one prompt: its label, the IoU that the network predicts, and its pixels."""
+
+    label: int
+    score: float
+    area: int
+
+
+@dataclass(frozen=True)
+class PlaneReport:
+    """What was done on one plane.
+
+    Attributes
+    ----------
+    plane : int
+        Running number of the plane.
+    objects : tuple of ObjectReport
+    seconds : float
+        For reading, encoding and predicting.
+    fault : str
+        Why the plane was left empty, in a sentence; empty if all went well.
+    """
+
+    plane: int
+    objects: tuple[ObjectReport, ...]
+    seconds: float
+    fault: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """How planes are looked at and written.
+
+    Attributes
+    ----------
+    limits : tuple of float, optional
+        (black, white) in pixel values; left out, uint8 is taken as it is and anything else between its percentiles.
+    field : "auto", "plane" or int
+        As for :meth:`View.predict`.
+    policy : OverlapPolicy
+        What later objects do to pixels of earlier ones.
+    """
+
+    limits: tuple[float, float] | None = None
+    field: FieldChoice = "auto"
+    policy: OverlapPolicy = OverlapPolicy.KEEP
+
+
+def segment_stack(
+    stack: object,
+    model: Segmenter,
+    prompts: Prompts,
+    *,
+    planes: Sequence[int] | None = None,
+    options: StackOptions | None = None,
+    store: EmbeddingStore | None = None,
+    progress: Callable[[PlaneReport], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> NDArray[np.int32]:
+    """Segment the planes of a stack by prompts.
+
+    Parameters
+    ----------
+    stack : array_like or Planes
+        (..., H, W) or (..., H, W, 3), lazily read; one plane is in memory at a time.
+    model : Segmenter
+    prompts : sequence of Prompt or Seed, or mapping of int to such
+        For every plane, or by the plane's number. Without :class:`Seed`, objects are numbered in order: a prompt for
+        every plane has the same number on each, those of single planes are numbered on.
+    planes : sequence of int, optional
+        Numbers of the planes to do; left out, all that have prompts.
+    options : StackOptions, optional
+    store : EmbeddingStore, optional
+        Where embeddings are looked for and kept.
+    progress : callable, optional
+        Called with a :class:`PlaneReport` after each plane.
+    cancel : CancelToken, optional
+        Looked at between planes and between encodings.
+
+    Returns
+    -------
+    (Z, H, W) int32 array
+        0 is background; Z counts all planes of the stack, also those that were not done.
+
+    Raises
+    ------
+    InputError
+        If a plane does not exist or a prompt does not lie on its plane.
+    CancelledError
+        If `cancel` was raised.
+    """
+    series = stack if isinstance(stack, Planes) else Planes.of(stack)
+    labels = np.zeros((len(series), *series.plane_shape), np.int32)
+    for report, plane in segment_planes(
+        series, model, seeds_by_plane(prompts, len(series), planes), options or StackOptions(), store, cancel
+    ):
+        labels[report.plane] = plane
+        if progress is not None:
+            progress(report)
+    return labels
+
+
+def seeds_by_plane(prompts: Prompts, count: int, planes: Sequence[int] | None = None) -> dict[int, list[Seed]]:
+    """Return the seeds of each plane to be done, in order.
+
+    Parameters
+    ----------
+    prompts, planes
+        As for :func:`segment_stack`.
+    count : int
+        Number of planes of the stack.
+
+    Raises
+    ------
+    InputError
+        If a plane does not exist.
+    """
+    if isinstance(prompts, Mapping):
+        chosen = set(prompts if planes is None else planes)
+        given = {plane: list(prompts.get(plane, ())) for plane in sorted(prompts)}
+    else:
+        chosen = set(range(count) if planes is None else planes)
+        given = {plane: list(prompts) for plane in sorted(chosen)}
+    for plane in sorted({*chosen, *given}):
+        if not 0 <= plane < count:
+            raise InputError(f"There is no plane {plane}: planes are counted from 0 to {count - 1}.")
+    result: dict[int, list[Seed]] = {}
+    last = 0
+    for plane, several in given.items():
+        if not isinstance(prompts, Mapping):
+            last = 0
+        result[plane] = []
+        for one in several:
+            seed = one if isinstance(one, Seed) else Seed(last + 1, one)
+            last = max(last, seed.label)
+            result[plane].append(seed)
+    return {plane: seeds for plane, seeds in result.items() if plane in chosen and seeds}
+
+
+def segment_planes(
+    series: Planes,
+    model: Segmenter,
+    seeds: Mapping[int, Sequence[Seed]],
+    options: StackOptions,
+    store: EmbeddingStore | None = None,
+    cancel: CancelToken | None = None,
+) -> Iterator[tuple[PlaneReport, NDArray[np.int32]]]:
+    """Yield the report and the (H, W) int32 labels of each plane of `seeds`.
+
+    A plane that is constant or cannot be read is reported and left empty; the others are done.
+    """
+    store = store if store is not None else EmbeddingStore()
+    for number, wanted in seeds.items():
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        start = time.perf_counter()
+        for seed in wanted:
+            seed.prompt.check_on(series.plane_shape)
+        labels = np.zeros(series.plane_shape, np.int32)
+        objects: tuple[ObjectReport, ...] = ()
+        fault = ""
+        try:
+            picture = _picture(series, number, options.limits)
+        except (InputError, ReadError) as error:
+            fault = f"Plane {number} was left empty. {error}"
+        else:
+            objects = _segment_plane(View(model, picture, store), wanted, labels, options, cancel)
+        yield PlaneReport(number, objects, time.perf_counter() - start, fault), labels
+
+
+def _picture(series: Planes, number: int, limits: tuple[float, float] | None) -> NDArray[np.uint8]:
+    plane = series.read(number)
+    check_picture(plane)
+    return to_uint8(plane, limits)
+
+
+def _segment_plane(
+    view: View,
+    seeds: Sequence[Seed],
+    labels: NDArray[np.int32],
+    options: StackOptions,
+    cancel: CancelToken | None,
+) -> tuple[ObjectReport, ...]:
+    predictions = view.predict([seed.prompt for seed in seeds], None, options.field, cancel)
+    reports = []
+    for seed, prediction in zip(seeds, predictions, strict=True):
+        area = instances.write(labels, prediction.patch(), seed.label, options.policy)
+        reports.append(ObjectReport(seed.label, float(prediction.scores.max()), area))
+    return tuple(reports)
