@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
+import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from napari_zeroseg.errors import CancelledError, ZerosegError
+from napari_zeroseg.errors import CancelledError, WriteError, ZerosegError
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -22,34 +26,45 @@ Command = Callable[[argparse.Namespace], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     command: Command | None = options.command
     if command is None:
         parser.print_help()
         return 2
-    with _one_line_messages(options.verbose):
+    with _one_line_messages(options), _told_to_stop():
         try:
             command(options)
-        except CancelledError as error:
-            return _failed(str(error))
-        except ZerosegError as error:
-            return _failed(str(error))
-        except KeyboardInterrupt:
-            return _failed("Stopped. What was done is kept: the same command goes on where it stopped.")
         except BrokenPipeError:
-            # whoever read our output has gone, as in `zeroseg models | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except MemoryError:
-            return _failed("There is not enough memory: close other programs, or do fewer planes at a time (--planes).")
+            return _nobody_reads()
         except Exception as error:
-            if options.verbose:
+            if options.verbose and not isinstance(error, ZerosegError):
                 raise
-            return _failed(
-                f"This should not have happened ({type(error).__name__}: {' '.join(str(error).split())}): run again "
-                "with --verbose and report what it prints."
-            )
+            return _failed(_sentence(error))
+        except KeyboardInterrupt:
+            return _failed("Stopped.")
     return 0
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Tie numbers below 0 to their option, as in --box -5,10,40,60; argparse would take them for options."""
+    joined: list[str] = []
+    for text in arguments:
+        if joined and re.fullmatch("--(box|point|negative|contrast|planes)", joined[-1]) and re.match(r"-[\d.:]", text):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ZerosegError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory: close other programs, or do fewer planes at a time (--planes)."
+    return (
+        f"This should not have happened ({type(error).__name__}: {error}): run again with --verbose and report what it "
+        "prints."
+    )
 
 
 def _failed(message: str) -> int:
@@ -57,21 +72,48 @@ def _failed(message: str) -> int:
     return 1
 
 
+def _nobody_reads() -> int:
+    """Let go of an output that takes nothing any more, as in `zeroseg models | true`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
 @contextlib.contextmanager
-def _one_line_messages(verbose: bool) -> Iterator[None]:
-    """Send log records and warnings to stderr, one line each; everything with `verbose`."""
+def _told_to_stop() -> Iterator[None]:
+    """Stop as with Ctrl-C when a cluster's queue asks for it (SIGTERM), so that nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+@contextlib.contextmanager
+def _one_line_messages(options: argparse.Namespace) -> Iterator[None]:
+    """Send log records and warnings to stderr, one line each: everything with --verbose, no notes with --quiet."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("zeroseg: %(message)s"))
+    # What other packages log has no line of its own: whatever matters in it comes as an error.
+    others = logging.NullHandler()
     logger = logging.getLogger("napari_zeroseg")
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger().addHandler(others)
+    logger.setLevel(logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO)
     try:
         with warnings.catch_warnings():
-            if not verbose:
+            if not options.verbose:
                 warnings.simplefilter("ignore")
             yield
     finally:
         logger.removeHandler(handler)
+        logging.getLogger().removeHandler(others)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,13 +131,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Rows come before columns, and both are counted from 0. Documentation: docs/cli.md.",
     )
     parser.add_argument("--version", action="version", version=f"zeroseg {version('napari-zeroseg')}")
-    parser.set_defaults(command=None, verbose=False)
+    parser.set_defaults(command=None, verbose=False, quiet=False)
     commands = parser.add_subparsers(title="commands", metavar="")
     _add_demo(commands)
     _add_models(commands)
     _add_segment(commands)
     for command in commands.choices.values():
-        command.add_argument("--verbose", action="store_true", help="print what is done, and errors in full")
+        how_much = command.add_mutually_exclusive_group()
+        how_much.add_argument("--verbose", action="store_true", help="print what is done, and errors in full")
+        how_much.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     return parser
 
 
@@ -154,7 +198,7 @@ def _add_segment(commands: Any) -> None:
     _add_model_options(parser)
     looks = parser.add_argument_group("how to look")
     looks.add_argument(
-        "--planes", default=None, metavar="0:20", help="planes to do: 3, 0:20, 0:20:2 or 1,4,7 (default: all)"
+        "--planes", type=_planes, metavar="0:20", help="planes to do: 3, 0:20, 0:20:2 or 1,4,7 (default: all)"
     )
     looks.add_argument("--contrast", type=_numbers(2), metavar="LOW,HIGH", help="pixel values shown black and white")
     looks.add_argument(
@@ -163,9 +207,9 @@ def _add_segment(commands: Any) -> None:
     looks.add_argument(
         "--overlap", choices=("keep", "replace", "empty"), default="keep", help="what later objects do to earlier ones"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there from another run")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there, or begun by another run")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.set_defaults(command=_segment)
+    parser.set_defaults(command=_segment, complain=parser.error)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +233,12 @@ def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
         return values
 
     return parse
+
+
+def _planes(text: str) -> str:
+    if not re.fullmatch(r"[-\d\s:,]+", text):
+        raise argparse.ArgumentTypeError(f"3, 0:20, 0:20:2 or 1,4,7 was expected, not {text!r}")
+    return text
 
 
 def _field(text: str) -> str | int:
@@ -226,7 +276,8 @@ def _demo(options: argparse.Namespace) -> None:
 
     model = _load(options)
     report = demo.run(options.file, options.out, model)
-    _out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
+    if options.json or not options.quiet:
+        _out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
     if options.gui:
         demo.show(demo.em_like() if options.file is None else demo.own(options.file, model))
 
@@ -236,6 +287,8 @@ def _segment(options: argparse.Namespace) -> None:
     from napari_zeroseg.instances import OverlapPolicy
     from napari_zeroseg.seeds import GivenPrompts
 
+    if not any((options.box, options.point, options.negative, options.points, options.boxes)):
+        options.complain("there is nothing to look for: give --point, --box, --points FILE or --boxes FILE")
     prompts = GivenPrompts(
         options.box, options.point, options.negative, options.points, options.boxes, options.one_object
     )
@@ -249,13 +302,18 @@ def _segment(options: argparse.Namespace) -> None:
         OverlapPolicy(options.overlap),
         options.overwrite,
     )
-    report = segment_file(job, lambda: _load(options), _bar)
+    try:
+        report = segment_file(job, lambda: _load(options), functools.partial(_bar, options.quiet))
+    except KeyboardInterrupt:
+        raise CancelledError("Stopped. Planes that are done are kept: the same command goes on from there.") from None
     if options.json:
         _out(json.dumps(report, indent=2))
         return
-    for fault in report["faults"]:
-        sys.stderr.write(f"zeroseg: {fault}\n")
-    _out(report["summary"])
+    for plane in report["planes"]:
+        if plane["fault"]:
+            logging.getLogger(__name__).warning("Plane %d was left empty: %s", plane["plane"], plane["fault"])
+    if not options.quiet:
+        _out(report["summary"])
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -264,12 +322,20 @@ def _load(options: argparse.Namespace) -> Any:
     return load_model(options.model, weights=options.weights, device=options.device, precision=options.precision)
 
 
-def _bar(total: int, done: int) -> Any:
+def _bar(quiet: bool, total: int, done: int) -> Any:
     """Return a progress bar on stderr, which hides itself where nobody looks."""
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=done, unit="plane", disable=not sys.stderr.isatty(), leave=False)
+    return tqdm(total=total, initial=done, unit="plane", disable=quiet or not sys.stderr.isatty(), leave=False)
 
 
 def _out(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    """Bring text to its reader now, where a failure can still be told."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _nobody_reads()
+        raise WriteError(f"The output could not be written ({error.strerror}): send it to another place.") from error

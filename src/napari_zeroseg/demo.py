@@ -133,7 +133,7 @@ def own(path: Path, model: Segmenter) -> Sample:
         for j in range(_GRID)
     ]
     return Sample(
-        path.stem,
+        picture.name or "picture",
         f"{path.name}, plane {middle}, clicks of a grid",
         series,
         limits,

@@ -8,10 +8,10 @@ import os
 # other programs; on a busy machine they slow the model itself down several times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
+import torch
 
-from napari_zeroseg.errors import DeviceError, DeviceMemoryError  # noqa: E402
-from napari_zeroseg.settings import Settings  # noqa: E402
+from napari_zeroseg.errors import DeviceError, DeviceMemoryError
+from napari_zeroseg.settings import Settings
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.segmenter import Patch
 
 
@@ -42,7 +43,15 @@ def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: Overl
     -------
     Changes
         Only pixels whose label changes. What the object had before outside the mask is left to :func:`erasure`.
+
+    Raises
+    ------
+    InputError
+        If the labels' type cannot hold `label`.
     """
+    most = np.iinfo(labels.dtype).max
+    if label > most:  # numpy would wrap it to another object's id
+        raise InputError(f"{labels.dtype} labels hold ids up to {most}; got {label}: use labels of a wider type.")
     rows, columns, mask = patch
     present = np.asarray(labels[rows, columns])
     wanted = mask & ((present != label) if policy is OverlapPolicy.REPLACE else (present == 0))

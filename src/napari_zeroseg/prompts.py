@@ -93,7 +93,9 @@ class Prompt:
         """Box (row0, column0, row1, column1) that holds what lies on the object, or None for text alone."""
         rows: list[float] = []
         columns: list[float] = []
-        on_object = self.points[self.labels] if self.labels.any() else self.points
+        on_object = self.points[self.labels]
+        if not len(on_object) and self.box is None and self.mask is None:
+            on_object = self.points  # clicks on background alone: there is nothing else to look at
         if len(on_object):
             rows += [float(on_object[:, 0].min()), float(on_object[:, 0].max())]
             columns += [float(on_object[:, 1].min()), float(on_object[:, 1].max())]

@@ -5,28 +5,30 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 import platform
 import uuid
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from napari_zeroseg.errors import WriteError
 from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.stack import Seed, StackOptions
 
 
 def identity_of(path: Path) -> dict[str, Any]:
     """Tell one input from another without reading it: name, bytes and time of change of the file or its files."""
+    path = path.resolve()
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     size = 0
     for file in files:
         status = file.stat()
         size += status.st_size
-        digest.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return {"path": str(path.resolve()), "files": len(files), "bytes": size, "stamp": digest.hexdigest()[:16]}
+        digest.update(f"{file.relative_to(path.parent)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return {"path": str(path), "files": len(files), "bytes": size, "stamp": digest.hexdigest()[:16]}
 
 
 def described(seeds: dict[int, list[Seed]]) -> list[dict[str, Any]]:
@@ -52,29 +54,32 @@ def _prompt_values(prompt: Prompt) -> dict[str, Any]:
 
 
 def run_of(
-    source: Path, model_key: str, seeds: dict[int, list[Seed]], options: StackOptions
+    source: Path, model: Segmenter, seeds: dict[int, list[Seed]], options: StackOptions
 ) -> tuple[str, dict[str, Any]]:
     """Return a hash of everything that the result depends on, and these things themselves."""
-    settings = {
+    settings: dict[str, Any] = {
         "input": identity_of(source),
-        "model": model_key,
+        "model": model.spec.key,
+        "model_hash": model.model_key,
         "prompts": described(seeds),
         "contrast": options.limits,
         "field": options.field,
         "overlap": str(options.policy),
         "version": version("napari-zeroseg"),
     }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16], settings
+    # not where the input lies: another node of a cluster may see it elsewhere
+    deciding = {**settings, "input": settings["input"]["stamp"]}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16], settings
 
 
 def environment() -> dict[str, str]:
     """Versions and machine of this run."""
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "torch": version("torch"),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    return {"python": platform.python_version(), "system": platform.platform(), "torch": version("torch")}
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def path_beside(out: Path) -> Path:
@@ -82,13 +87,49 @@ def path_beside(out: Path) -> Path:
     return out.with_name(out.name + ".json")
 
 
-def read_run(out: Path) -> str | None:
-    """Return the hash of the run that made `out`, or None if that is not known."""
+def prepare(out: Path, values: dict[str, Any]) -> None:
+    """Write the provenance of `out` under a hidden name, before `out` itself is written.
+
+    With :func:`commit` after it, the result and its provenance cannot come apart: a kill between the two is recognised
+    by :func:`read`, because the result is then younger than what was prepared.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    write_json(_prepared(out), values)
+
+
+def commit(out: Path) -> None:
+    """Give what was prepared its name, once `out` is there.
+
+    Raises
+    ------
+    WriteError
+        If that is not possible.
+    """
     try:
-        run = json.loads(path_beside(out).read_text(encoding="utf-8")).get("run")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return run if isinstance(run, str) else None
+        _prepared(out).replace(path_beside(out))
+    except OSError as error:
+        raise WriteError(f"{path_beside(out)} could not be written ({error.strerror}): repeat the run.") from error
+
+
+def read(out: Path) -> dict[str, Any]:
+    """Return the provenance of `out`, empty if there is none that can be read."""
+    prepared = _prepared(out)
+    with suppress(FileNotFoundError):
+        if out.stat().st_mtime_ns >= prepared.stat().st_mtime_ns:
+            commit(out)
+    try:
+        values = json.loads(path_beside(out).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _prepared(out: Path) -> Path:
+    return out.with_name(f".{out.name}.json")
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -101,10 +142,11 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_text(json.dumps(values, indent=2) + os.linesep, encoding="utf-8")
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise WriteError(
             f"{path} could not be written ({error.strerror}): make room or choose another folder."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from napari_zeroseg.io.csv import read_boxes, read_points
 from napari_zeroseg.planes import Planes
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.stack import Seed
+
+_log = logging.getLogger(__name__)
+
+_LAST_LABEL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class _Mark:
     sign: bool = True
     number: int | None = None
 
+    @property
+    def is_on_object(self) -> bool:
+        return self.box is not None or self.sign
+
 
 def gather_seeds(given: GivenPrompts, series: Planes, chosen: Sequence[int]) -> dict[int, list[Seed]]:
     """Number the objects and say which prompt each has on which of the `chosen` planes.
@@ -55,32 +64,52 @@ def gather_seeds(given: GivenPrompts, series: Planes, chosen: Sequence[int]) -> 
     Raises
     ------
     InputError
-        If there is no prompt, none lies on a chosen plane, or they contradict each other.
+        If there is no prompt, none lies on a chosen plane, one lies outside it, or they contradict each other.
     """
     marks = _marks(given, series)
     if not marks:
         raise InputError("There is nothing to look for: give --point, --box, --points FILE or --boxes FILE.")
-    names: list[object] = [
-        "one" if given.one_object else index if mark.number is None else ("object", mark.number)
-        for index, mark in enumerate(marks)
-    ]
+    if not any(mark.is_on_object for mark in marks):
+        raise InputError("There are only points on background: give at least one point or box on an object.")
+    names = _names(marks, given.one_object)
+    by_plane: dict[int | None, list[int]] = {}
+    for i, mark in enumerate(marks):
+        by_plane.setdefault(mark.plane, []).append(i)
     labels: dict[object, int] = {}
     free = 1 + max((mark.number for mark in marks if mark.number is not None), default=0)
     seeds: dict[int, list[Seed]] = {}
     for plane in chosen:
         groups: dict[object, list[_Mark]] = {}
-        for name, mark in zip(names, marks, strict=True):
-            if mark.plane in (None, plane):
-                groups.setdefault(name, []).append(mark)
-        _share_negatives(groups)
+        for i in sorted([*by_plane.get(None, []), *by_plane.get(plane, [])]):
+            groups.setdefault(names[i], []).append(marks[i])
+        _share_negatives(groups, plane)
         for name, members in groups.items():
             if name not in labels:
-                labels[name] = members[0].number or free
+                labels[name] = next((m.number for m in members if m.is_on_object and m.number is not None), free)
                 free = max(free, labels[name] + 1)
-            seeds.setdefault(plane, []).append(Seed(labels[name], _prompt(members)))
+            seed = Seed(labels[name], _prompt(members))
+            seed.prompt.check_on(series.plane_shape)
+            seeds.setdefault(plane, []).append(seed)
     if not seeds:
         raise InputError("None of the prompts lies on the chosen planes: check --planes and the planes in the files.")
+    left_out = sum(len(by_plane[plane]) for plane in by_plane.keys() - {None, *chosen})
+    if left_out:
+        _log.info("%d of %d points and boxes lie on planes outside --planes: left out.", left_out, len(marks))
     return seeds
+
+
+def _names(marks: Sequence[_Mark], one_object: bool) -> list[object]:
+    """What tells the object of each mark from others."""
+    numbers = {mark.number for mark in marks if mark.number is not None}
+    if one_object and len(numbers) > 1:
+        raise InputError(
+            f"--one-object says that all prompts describe one object, but the column 'object' numbers {len(numbers)}: "
+            "leave one of them out."
+        )
+    return [
+        "one" if one_object else index if mark.number is None else ("object", mark.number)
+        for index, mark in enumerate(marks)
+    ]
 
 
 def _marks(given: GivenPrompts, series: Planes) -> list[_Mark]:
@@ -89,11 +118,21 @@ def _marks(given: GivenPrompts, series: Planes) -> list[_Mark]:
     marks += [_Mark(None, point=point, sign=False) for point in given.negatives]
     if given.points_file is not None:
         for row in read_points(given.points_file):
-            marks.append(_Mark(_plane(row.plane, series), (row.row, row.column), None, row.sign, row.object))
+            number = _number(row.object, given.points_file)
+            marks.append(_Mark(_plane(row.plane, series), (row.row, row.column), None, row.sign, number))
     if given.boxes_file is not None:
         for rectangle in read_boxes(given.boxes_file):
-            marks.append(_Mark(_plane(rectangle.plane, series), None, rectangle.box, True, rectangle.object))
+            number = _number(rectangle.object, given.boxes_file)
+            marks.append(_Mark(_plane(rectangle.plane, series), None, rectangle.box, True, number))
     return marks
+
+
+def _number(number: int | None, file: Path) -> int | None:
+    if number is not None and not 1 <= number <= _LAST_LABEL:
+        raise InputError(
+            f"{file.name} names object {number}: objects are numbered from 1 to {_LAST_LABEL}, as 0 is background."
+        )
+    return number
 
 
 def _plane(index: tuple[int, ...], series: Planes) -> int | None:
@@ -121,14 +160,22 @@ def _no_plane(index: tuple[int, ...]) -> int:
     )
 
 
-def _share_negatives(groups: dict[object, list[_Mark]]) -> None:
-    """Points on background that belong to no object tell every object of the plane where it is not."""
-    strays = [name for name, members in groups.items() if all(m.point is not None and not m.sign for m in members)]
-    if len(strays) == len(groups):
-        raise InputError("There are only points on background: give at least one point or box on an object.")
-    negatives = [mark for name in strays for mark in groups.pop(name)]
-    for members in groups.values():
-        members += negatives
+def _share_negatives(groups: dict[object, list[_Mark]], plane: int) -> None:
+    """Points on background that belong to no object tell the objects of the plane where these are not."""
+    strays = {name: marks for name, marks in groups.items() if not any(mark.is_on_object for mark in marks)}
+    for name in strays:
+        del groups[name]
+    unnumbered = [members for members in groups.values() if all(mark.number is None for mark in members)]
+    for marks in strays.values():
+        # A number may have been meant for a box, whose number napari does not save.
+        numbered = any(mark.number is not None for mark in marks)
+        meant = unnumbered if numbered else list(groups.values())
+        if not meant and (groups or any(mark.plane is not None for mark in marks)):
+            raise InputError(
+                f"On plane {plane} an object has only points on background: give it a point or a box as well."
+            )
+        for members in meant:
+            members += marks
 
 
 def _prompt(members: Sequence[_Mark]) -> Prompt:

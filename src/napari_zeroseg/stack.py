@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from napari_zeroseg import instances
 from napari_zeroseg.embeddings import EmbeddingStore
-from napari_zeroseg.errors import InputError, ReadError
+from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.planes import Planes, check_picture
@@ -24,12 +25,33 @@ if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
 
 
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Seed:
-    """A prompt and the label that its object gets."""
+    """A prompt and the label that its object gets.
+
+    Attributes
+    ----------
+    label : int
+        From 1; 0 is background.
+    prompt : Prompt
+
+    Raises
+    ------
+    InputError
+        If the label is none that int32 holds.
+    """
 
     label: int
     prompt: Prompt
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.label <= np.iinfo(np.int32).max:
+            raise InputError(
+                f"Objects are numbered from 1 to {np.iinfo(np.int32).max}, and 0 is background; got {self.label}."
+            )
 
 
 Prompts = Sequence[Prompt | Seed] | Mapping[int, Sequence[Prompt | Seed]]
@@ -57,7 +79,7 @@ class PlaneReport:
     seconds : float
         For reading, encoding and predicting.
     fault : str
-        Why the plane was left empty, in a sentence; empty if all went well.
+        Why the plane could not be looked at and was left empty, in a sentence; empty if all went well.
     """
 
     plane: int
@@ -68,6 +90,11 @@ class PlaneReport:
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PlaneReport:
+        """The report that :meth:`as_dict` told."""
+        return cls(**{**values, "objects": tuple(ObjectReport(**item) for item in values["objects"])})
 
 
 @dataclass(frozen=True)
@@ -108,8 +135,8 @@ def segment_stack(
         (..., H, W) or (..., H, W, 3), lazily read; one plane is in memory at a time.
     model : Segmenter
     prompts : sequence of Prompt or Seed, or mapping of int to such
-        For every plane, or by the plane's number. Without :class:`Seed`, objects are numbered in order: a prompt for
-        every plane has the same number on each, those of single planes are numbered on.
+        For every plane, or by the plane's number. Without :class:`Seed`, objects are numbered in order, above the
+        labels of seeds: a prompt for every plane has the same number on each, those of single planes are numbered on.
     planes : sequence of int, optional
         Numbers of the planes to do; left out, all that have prompts.
     options : StackOptions, optional
@@ -123,12 +150,13 @@ def segment_stack(
     Returns
     -------
     (Z, H, W) int32 array
-        0 is background; Z counts all planes of the stack, also those that were not done.
+        0 is background; Z counts all planes of the stack, also those that were not done, and is 1 for one picture. A
+        plane that could not be looked at stays 0, with a logged sentence.
 
     Raises
     ------
-    InputError
-        If a plane does not exist or a prompt does not lie on its plane.
+    InputError, InputTypeError
+        If a plane does not exist or a prompt does not lie on its plane; before anything is computed.
     CancelledError
         If `cancel` was raised.
     """
@@ -138,6 +166,8 @@ def segment_stack(
         series, model, seeds_by_plane(prompts, len(series), planes), options or StackOptions(), store, cancel
     ):
         labels[report.plane] = plane
+        if report.fault:
+            _log.warning("Plane %d was left empty: %s", report.plane, report.fault)
         if progress is not None:
             progress(report)
     return labels
@@ -157,27 +187,41 @@ def seeds_by_plane(prompts: Prompts, count: int, planes: Sequence[int] | None = 
     ------
     InputError
         If a plane does not exist.
+    InputTypeError
+        If something else than prompts is given.
     """
+    if not isinstance(prompts, (Sequence, Mapping)):
+        raise InputTypeError(f"A list of prompts, or one for each plane, was expected; got {type(prompts).__name__}.")
     if isinstance(prompts, Mapping):
         chosen = set(prompts if planes is None else planes)
-        given = {plane: list(prompts.get(plane, ())) for plane in sorted(prompts)}
+        given = {plane: list(prompts[plane]) for plane in sorted(prompts)}
     else:
         chosen = set(range(count) if planes is None else planes)
         given = {plane: list(prompts) for plane in sorted(chosen)}
     for plane in sorted({*chosen, *given}):
         if not 0 <= plane < count:
             raise InputError(f"There is no plane {plane}: planes are counted from 0 to {count - 1}.")
+    taken = max((one.label for several in given.values() for one in several if isinstance(one, Seed)), default=0)
+    last = taken
     result: dict[int, list[Seed]] = {}
-    last = 0
     for plane, several in given.items():
         if not isinstance(prompts, Mapping):
-            last = 0
+            last = taken
         result[plane] = []
         for one in several:
-            seed = one if isinstance(one, Seed) else Seed(last + 1, one)
-            last = max(last, seed.label)
-            result[plane].append(seed)
+            last += not isinstance(one, Seed)
+            result[plane].append(_seed(one, last))
     return {plane: seeds for plane, seeds in result.items() if plane in chosen and seeds}
+
+
+def _seed(one: object, number: int) -> Seed:
+    if isinstance(one, Seed):
+        return one
+    if isinstance(one, Prompt):
+        return Seed(number, one)
+    raise InputTypeError(
+        f"A Prompt or Seed was expected, not {type(one).__name__}: write Prompt(points=[(row, column)])."
+    )
 
 
 def segment_planes(
@@ -193,19 +237,19 @@ def segment_planes(
     A plane that is constant or cannot be read is reported and left empty; the others are done.
     """
     store = store if store is not None else EmbeddingStore()
+    for seed in (seed for several in seeds.values() for seed in several):
+        seed.prompt.check_on(series.plane_shape)  # not after hours
     for number, wanted in seeds.items():
         if cancel is not None:
             cancel.raise_if_cancelled()
         start = time.perf_counter()
-        for seed in wanted:
-            seed.prompt.check_on(series.plane_shape)
         labels = np.zeros(series.plane_shape, np.int32)
         objects: tuple[ObjectReport, ...] = ()
         fault = ""
         try:
             picture = _picture(series, number, options.limits)
         except (InputError, ReadError) as error:
-            fault = f"Plane {number} was left empty. {error}"
+            fault = str(error)
         else:
             objects = _segment_plane(View(model, picture, store), wanted, labels, options, cancel)
         yield PlaneReport(number, objects, time.perf_counter() - start, fault), labels

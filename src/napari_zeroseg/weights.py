@@ -75,7 +75,8 @@ def read_weights(weights: str | Path | Mapping[str, Any] | None, source: Weights
         If the file is missing, damaged or unsafe, or the hash of the model's own weights is not the known one.
     """
     if isinstance(weights, Mapping):
-        return Weights(weights, _hash_of_tensors(weights))
+        tensors = _as_tensors(weights)
+        return Weights(tensors, _hash_of_tensors(tensors))
     path = source.path if weights is None else Path(weights).expanduser()
     if not path.is_file():
         advice = "reinstall napari-zeroseg" if weights is None else "give the path of a .pt, .pth or .safetensors file"
@@ -111,7 +112,7 @@ def _read_pickle(path: Path) -> Mapping[str, Tensor]:
             "which is refused. Convert it where you trust it: load it with torch, then save its tensors with "
             "safetensors.torch.save_file."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # on a damaged file torch's reader fails in any way, by IndexError or AssertionError too
         raise WeightsError(f"{path.name} is damaged or not a torch file: get it again.") from error
     for inner in ("model", "state_dict"):
         if isinstance(held, Mapping) and isinstance(held.get(inner), Mapping):
@@ -127,12 +128,26 @@ def _hash_of_file(path: Path, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hash_of_tensors(tensors: Mapping[str, Any]) -> str:
+def _as_tensors(given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state dict's values, tensors or NumPy arrays, as tensors."""
+    import torch
+
+    tensors = {}
+    for name, value in given.items():
+        try:
+            tensors[name] = torch.as_tensor(value).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+            raise WeightsError(f"The values of a state dict must be tensors; {name!r} is {kind}.") from error
+    return tensors
+
+
+def _hash_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     import torch
 
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = torch.as_tensor(tensors[name]).detach().cpu().contiguous()
+        tensor = tensors[name].cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

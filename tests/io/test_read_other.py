@@ -290,11 +290,9 @@ class TestRefusals:
         with pytest.raises(ReadError, match="holds no picture"):
             open_image(tmp_path)
 
-    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
-    def test_a_pipe_does_not_hang(self, tmp_path):
-        os.mkfifo(tmp_path / "a.tif")
+    def test_devices_and_pipes_do_not_hang(self):
         with pytest.raises(ReadError, match="neither a file nor a folder"):
-            open_image(tmp_path / "a.tif")
+            open_image(os.devnull)
 
     def test_files_of_two_kinds_are_no_stack(self, tmp_path, grey):
         Image.fromarray(grey).save(tmp_path / "a.png")

@@ -265,6 +265,65 @@ def test_a_plane_that_does_not_decode_is_named(tmp_path, volume):
         planes.read(2)
 
 
+def imagej_with_one_directory(path, volume, planes):
+    """As ImageJ writes more than 4 GB: all pixels behind one directory."""
+    description = f"ImageJ=1.54f\nimages={len(volume)}\nslices={len(volume)}\nunit=um\nspacing=2.0\n"
+    tifffile.imwrite(path, volume[0], metadata=None, description=description, resolution=(10, 10))
+    with path.open("ab") as file:
+        file.write(volume[1:planes].tobytes())
+
+
+def test_imagej_with_one_directory_for_all_planes(tmp_path, volume):
+    imagej_with_one_directory(tmp_path / "a.tif", volume, 6)
+    picture = open_image(tmp_path / "a.tif")
+    assert isinstance(picture.data, np.memmap)
+    assert picture.spacing == pytest.approx({"Z": 2, "Y": 0.1, "X": 0.1})
+    np.testing.assert_array_equal(picture.data, volume)
+    imagej_with_one_directory(tmp_path / "a.tif", volume, 4)
+    with pytest.raises(ReadError, match="it says that it has 6 planes"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_one_directory_and_too_few_pixels(tmp_path, volume):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, volume, metadata={"axes": "ZYX", "truncate": True})
+    assert open_image(path).data.shape == volume.shape
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(ReadError, match="truncated"):
+        open_image(path)
+
+
+OME_PLANE = '<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{uuid}</UUID></TiffData>'
+OME = (
+    '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+    'UUID="urn:uuid:{own}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="50" '
+    'SizeY="40" SizeZ="{count}" SizeC="1" SizeT="1" PhysicalSizeX="4" PhysicalSizeY="4" PhysicalSizeXUnit="nm" '
+    'PhysicalSizeYUnit="nm">{planes}</Pixels></Image></OME>'
+)
+
+
+@pytest.mark.parametrize("missing", [None, 1])
+def test_ome_stack_over_several_files(tmp_path, volume, missing):
+    uuids = [f"00000000-0000-0000-0000-00000000000{z}" for z in range(3)]
+    names = [f"p{z}.ome.tif" for z in range(3)]
+    planes = "".join(
+        OME_PLANE.format(z=z, name=name, uuid=uuid)
+        for z, (name, uuid) in enumerate(zip(names, uuids, strict=True))
+        if z != missing
+    )
+    for z, (name, uuid) in enumerate(zip(names, uuids, strict=True)):
+        if z != missing:
+            xml = OME.format(own=uuid, count=3, planes=planes)
+            tifffile.imwrite(tmp_path / name, volume[z], description=xml, metadata=None, compression="zlib")
+    for path in (tmp_path / "p0.ome.tif", tmp_path):
+        picture = open_image(path)
+        assert picture.axes == "ZYX"
+        assert picture.spacing == {"Y": 0.004, "X": 0.004}
+        expected = [volume[z] * (z != missing) for z in range(3)]
+        for z in range(3):
+            np.testing.assert_array_equal(picture.planes().read(z), expected[z])
+
+
 def test_pages_in_a_circle_do_not_hang(tmp_path, volume):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tif:

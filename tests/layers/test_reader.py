@@ -22,10 +22,11 @@ MANIFEST = Path(__file__).parents[2] / "napari.yaml"
 
 
 @pytest.fixture
-def plugins(monkeypatch) -> PluginManager:
+def plugins() -> PluginManager:
     """Only our own manifest, straight from the checkout."""
     manager = PluginManager()
     manager.register(PluginManifest.from_file(MANIFEST))
+    manager.activate("napari-zeroseg")
     return manager
 
 
@@ -46,17 +47,22 @@ def opened(path):
 
 def test_npe2_reads_a_stack_with_it(tmp_path, volume, plugins):
     path = tmp_path / "stack.tif"
-    tifffile.imwrite(
-        path, volume, imagej=True, resolution=(200, 200), metadata={"axes": "ZYX", "spacing": 0.05, "unit": "um"}
-    )
-    (reader,) = plugins.iter_compatible_readers([str(path)])
-    assert reader.plugin_name == "napari-zeroseg"
-    ((data, options, kind),) = reader.exec(kwargs={"path": str(path), "stack": False, "_registry": plugins.commands})(
-        str(path)
-    )
-    assert kind == "image"
-    assert options["name"] == "stack"
+    tifffile.imwrite(path, volume)
+    (contribution,) = plugins.iter_compatible_readers([str(path)])
+    assert contribution.plugin_name == "napari-zeroseg"
+    read = contribution.exec(kwargs={"path": [str(path)], "stack": False}, _registry=plugins.commands)
+    ((data, options, kind),) = read([str(path)], stack=False)
+    assert (kind, options["name"]) == ("image", "stack")
     np.testing.assert_array_equal(data, volume)
+
+
+def test_a_viewer_opens_it_by_name(tmp_path, volume):
+    PluginManager.instance().discover()
+    tifffile.imwrite(tmp_path / "stack.tif", volume, compression="zlib")
+    viewer = ViewerModel()
+    (layer,) = viewer.open(str(tmp_path / "stack.tif"), plugin="napari-zeroseg")
+    assert layer.source.reader_plugin == "napari-zeroseg"
+    np.testing.assert_array_equal(layer.data, volume)
 
 
 def test_voxel_size_becomes_scale_and_units(tmp_path, volume):

@@ -56,14 +56,15 @@ class Keys:
     def close(self) -> None:
         """Give all keys back."""
         self._session.workspace.chosen.disconnect(self.follow)
-        self._unbind(lambda owner: True)
+        for owner in [owner for owner, _, _ in self._bound]:
+            self._unbind(owner)
 
     def follow(self) -> None:
         """Bind Enter, Escape and Ctrl-Z on the Shapes and Labels layers in use, and give back those of others."""
         workspace = self._session.workspace
         used: list[Any] = [layer for layer in (workspace.shapes, workspace.labels) if layer is not None]
         for layer in [layer for layer in self._layers if layer not in used]:
-            self._unbind(lambda owner, layer=layer: owner is layer)
+            self._unbind(layer)
             self._layers.remove(layer)
         for layer in [layer for layer in used if layer not in self._layers]:
             self._layers.append(layer)
@@ -79,8 +80,8 @@ class Keys:
             owner.bind_key(key, call)
             self._bound.append((owner, key, call))
 
-    def _unbind(self, meant: Callable[[Any], bool]) -> None:
-        for entry in [entry for entry in self._bound if meant(entry[0])]:
+    def _unbind(self, meant: Any) -> None:
+        for entry in [entry for entry in self._bound if entry[0] is meant]:
             owner, key, call = entry
             if owner.keymap.get(key) is call:
                 owner.bind_key(key, None)

@@ -14,7 +14,7 @@ from napari_zeroseg._napari.marks import Drawn
 from napari_zeroseg.errors import InputError
 
 if TYPE_CHECKING:
-    from napari.components import Dims
+    from napari.components import Camera, Dims, ViewerModel
     from napari.layers import Layer, Points, Shapes
 
 Matrix = NDArray[np.floating[Any]]
@@ -69,9 +69,9 @@ class ShownPlane:
         return tuple(axis for axis in range(self.ndim) if axis not in self.axes)
 
     @property
-    def number(self) -> str:
-        """Which plane this is, for people: "12", or "2, 12" with two sliders; empty where there is none."""
-        return ", ".join(str(self.index[axis]) for axis in self.others)
+    def name(self) -> str:
+        """What people call it: "plane 12", "plane 2, 12" with two sliders, or "picture" where there is none."""
+        return f"plane {', '.join(str(self.index[axis]) for axis in self.others)}" if self.others else "picture"
 
     def pixels(self, layer: Layer, coordinates: NDArray[Any], dims: Dims) -> tuple[Matrix, NDArray[np.bool_]]:
         """Map data coordinates of any layer to pixels of this plane.
@@ -168,6 +168,11 @@ def shown_plane(layer: Layer, dims: Dims) -> ShownPlane:
     return ShownPlane((axes[0], axes[1]), tuple(index), plane_shape, to_world, tuple(point.tolist()), steps)
 
 
+def camera_of(viewer: ViewerModel) -> Camera:
+    """Return the viewer's camera, which napari 0.9 moved into its scene."""
+    return getattr(viewer, "scene", viewer).camera
+
+
 def data_shape(layer: Layer) -> tuple[int, ...]:
     """Length of each axis of an image or labels layer, without colour, at the finest level."""
     data = layer.data[0] if layer.multiscale else layer.data
@@ -214,11 +219,15 @@ def drawn_points(layer: Points, plane: ShownPlane, dims: Dims) -> Iterator[Drawn
 
 def drawn_shapes(layer: Shapes, plane: ShownPlane, dims: Dims) -> Iterator[Drawn]:
     """Yield the shapes whose corners all lie on the plane."""
-    objects = _feature(layer, OBJECT, 1)
-    for i, (vertices, kind) in enumerate(zip(layer.data, layer.shape_type, strict=True)):
-        pixels, on_plane = plane.pixels(layer, np.asarray(vertices, float), dims)
-        if on_plane.all():
-            yield Drawn(str(kind), i, _as_object(objects[i]), pixels, True)
+    if not len(layer.data):
+        return
+    objects, kinds = _feature(layer, OBJECT, 1), list(layer.shape_type)
+    corners = [np.asarray(vertices, float) for vertices in layer.data]
+    pixels, on_plane = plane.pixels(layer, np.concatenate(corners), dims)
+    ends = np.cumsum([len(vertices) for vertices in corners])
+    for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        if on_plane[start:end].all():
+            yield Drawn(str(kinds[i]), i, _as_object(objects[i]), pixels[start:end], True)
 
 
 def _feature(layer: Points | Shapes, name: str, default: object) -> Sequence[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Points, Shapes
 from napari.utils.theme import get_theme
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QFormLayout,
@@ -43,7 +43,6 @@ from napari_zeroseg._napari.widgets import (
 )
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.prompts import PromptKind
-from napari_zeroseg.registry import list_models
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -91,15 +90,27 @@ class SegmentDock(QWidget):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
-        self.viewer = napari_viewer
+        # napari hands plugins a proxy that wraps whatever is asked of it anew each time, so that no layer would be
+        # the same object twice.
+        self.viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.bridge = QtBridge(self)
-        self.session = Session(napari_viewer, self.bridge)
-        self.keys = Keys(napari_viewer, self.session)
+        self.session = Session(self.viewer, self.bridge)
+        self.keys = Keys(self.viewer, self.session)
+        self._was_docked = False
         self._build()
         self._style()
         self._connect()
         self._choose_first_image()
         self._refresh()
+
+    def event(self, event: QEvent) -> bool:
+        """End the session when napari takes the dock away; it leaves this widget alive and without a parent."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._was_docked = True
+            elif self._was_docked:
+                _end(self.session, self.keys)
+        return bool(super().event(event))
 
     # Layout
 
@@ -131,7 +142,7 @@ class SegmentDock(QWidget):
 
     def _build_source(self) -> QWidget:
         self.image = LayerCombo(partial(self._layers, Image), "no image")
-        self.model = ModelCombo(list_models())
+        self.model = ModelCombo(list(self.session.specs.values()))
         self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
         self.device.setToolTip("Where the model computes")
         self.precision.setToolTip("How exactly the model computes")
@@ -330,7 +341,7 @@ class SegmentDock(QWidget):
     def _refresh_result(self) -> None:
         session = self.session
         self.status.show_status(session.status.text, session.status.tone)
-        current = session.current
+        current = session.asking.current
         if current is None:
             self.candidates.show_candidate(0, 0, None)
         else:
@@ -338,7 +349,7 @@ class SegmentDock(QWidget):
             self.candidates.show_candidate(shown + 1, len(one.scores), one.scores[shown])
         self.accept.setEnabled(session.can_accept)
         self.predict.setVisible(not session.options.live)
-        self.predict.setEnabled(session.can_predict)
+        self.predict.setEnabled(session.asking.is_pending)
         self.undo.setEnabled(bool(session.ledger.steps))
         self.refine.setEnabled(session.workspace.labels is not None)
 

@@ -1,78 +1,38 @@
-"""The session: what one viewer asks of the model, what is shown of the answers, and what becomes of them. No Qt."""
+"""The session: all that one viewer does with a model, for the dock to show and the keys to call. No Qt."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
 from napari_zeroseg._napari import prompt_layers
-from napari_zeroseg._napari.engine import (
-    Answer,
-    Answered,
-    Encoded,
-    Engine,
-    ModelChoice,
-    Request,
-    compose,
-    largest_label,
-    shared_engine,
-)
-from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, ShownPlane
-from napari_zeroseg._napari.ledger import Finished, Ledger
-from napari_zeroseg._napari.marks import Marks, Picked, by_object, each_its_own
+from napari_zeroseg._napari.ahead import Ahead
+from napari_zeroseg._napari.asking import Asking, Options
+from napari_zeroseg._napari.channel import Bridge, Channel
+from napari_zeroseg._napari.engine import Engine, ModelChoice, largest_label, shared_engine
+from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, camera_of
+from napari_zeroseg._napari.ledger import Finished, Ledger, Step
+from napari_zeroseg._napari.marks import Marks, Picked
+from napari_zeroseg._napari.output import Output
 from napari_zeroseg._napari.preview import Preview
 from napari_zeroseg._napari.workspace import Workspace
 from napari_zeroseg.errors import InputError, ZerosegError
-from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority, shared_queue
-from napari_zeroseg.registry import ModelSpec, find_model
+from napari_zeroseg.registry import ModelSpec, list_models
 from napari_zeroseg.tiling import LARGE_PLANE
-from napari_zeroseg.view import FieldChoice
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Labels
 
-_log = logging.getLogger(__name__)
+_AFTER_SLIDER, _AFTER_CAMERA = 0.15, 0.4
+"""Seconds of quiet before encoding ahead follows these."""
 
-_AFTER_SLIDER, _AFTER_CONTRAST, _AFTER_CAMERA = 0.15, 0.25, 0.4
-"""Seconds of quiet before work that follows these begins."""
-
-
-class Bridge(Protocol):
-    """How the session reaches the window's thread and its user."""
-
-    def post(self, call: Callable[[], None]) -> None:
-        """Call in the window's thread soon; may be used from any thread."""
-        ...
-
-    def later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
-        """Call in the window's thread after that time, unless another call of that name takes its place."""
-        ...
-
-    def report(self, error: Exception) -> None:
-        """Tell the user what is wrong."""
-        ...
-
-    def close(self) -> None:
-        """Drop all calls that have not been made."""
-        ...
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the user wants to work."""
-
-    live: bool = True
-    batched: bool = False
-    semantic: bool = False
-    class_id: int = 1
-    policy: OverlapPolicy = OverlapPolicy.KEEP
-    field: FieldChoice = "auto"
+_MODES = {"points": "add", "box": "add_rectangle", "mask": "add_polygon_lasso"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +44,16 @@ class Status:
 
 
 class Session:
-    """Segments in one viewer. All methods are called in the window's thread and return at once."""
+    """Segments in one viewer. All methods are called in the window's thread and return at once.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    bridge : Bridge
+        To the window's thread and to its user.
+    queue, engine : optional
+        Those that all viewers of the process share, if left out.
+    """
 
     changed = Signal()
     """Something that the dock shows is different."""
@@ -92,51 +61,63 @@ class Session:
     def __init__(
         self, viewer: ViewerModel, bridge: Bridge, queue: InferenceQueue | None = None, engine: Engine | None = None
     ) -> None:
+        def get_engine() -> Engine:
+            return shared_engine() if engine is None else engine
+
         self.viewer = viewer
+        self.specs: dict[str, ModelSpec] = {spec.key: spec for spec in list_models()}
+        self.status = Status("")
+        self.loading: ModelChoice | None = None
         self.workspace = Workspace(viewer)
         self.ledger = Ledger(self.workspace)
         self.preview = Preview(viewer)
-        self.options = Options()
-        self.model = ModelChoice()
-        self.loading: ModelChoice | None = None
-        self.status = Status("")
-        self.object_id = 1
-        self.plane: ShownPlane | None = None
-        self.answer: Answer | None = None
-        self._chosen: list[int] = []
-        self._picked: tuple[object, Picked] | None = None
-        self._bridge = bridge
-        self._queue = queue if queue is not None else shared_queue()
-        self._make_engine = shared_engine if engine is None else lambda: engine
-        self._generation = 0
-        self._asked: object = None
-        self._ahead_of: object = None
-        self._waiting = self._unseen = self._accept_next = self._closed = False
-        self.workspace.marks_changed.connect(self._on_marks)
-        self.workspace.picture_changed.connect(self._on_picture)
+        self._get_engine = get_engine
+        self._channel = Channel(bridge, queue if queue is not None else shared_queue())
+        self.asking = Asking(self.workspace, self.preview, self._channel, get_engine, self._say)
+        self._ahead = Ahead(self.workspace, self._channel, get_engine, self._say_ahead)
+        self._accept_next = False
         self.workspace.chosen.connect(self._on_chosen)
-        viewer.camera.events.center.connect(self._on_camera)
+        self.workspace.tool_changed.connect(self.changed.emit)
+        self.asking.looked.connect(self._on_looked)
+        self.asking.answered.connect(self._on_answered)
+        self.asking.failed.connect(self._on_failed)
+        camera_of(viewer).events.center.connect(self._on_camera)
         viewer.layers.events.removed.connect(self._on_removed)
-        self._update()
+        self.asking.look()
 
-    def close(self) -> None:
-        """Let go of the viewer; what still runs in the inference thread reports to nobody."""
-        if self._closed:
+    def close(self, *, keep_layers: bool = False) -> None:
+        """Let go of the viewer; what still runs in the inference thread reports to nobody.
+
+        Parameters
+        ----------
+        keep_layers : bool
+            Leave the preview where it is: the viewer itself is going away.
+        """
+        if self._channel.is_closed:
             return
-        self._closed = True
-        self._queue.cancel(self)
-        self._bridge.close()
-        self.viewer.camera.events.center.disconnect(self._on_camera)
+        self._channel.close()
+        camera_of(self.viewer).events.center.disconnect(self._on_camera)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.workspace.close()
-        self.preview.remove()
+        if not keep_layers:
+            self.preview.remove()
 
     # What the dock shows
 
     @property
-    def spec(self) -> ModelSpec:
+    def options(self) -> Options:
+        """How the user wants to work."""
+        return self.asking.options
+
+    @property
+    def model(self) -> ModelChoice:
         """The model in use."""
-        return find_model(self.model.key)
+        return self.asking.model
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The row of the model list of the model in use."""
+        return self.specs[self.model.key]
 
     @property
     def is_positive(self) -> bool:
@@ -145,63 +126,54 @@ class Session:
         return points is None or prompt_layers.next_value(points, SIGN, POSITIVE) != NEGATIVE
 
     @property
-    def current(self) -> tuple[Answered, int] | None:
-        """The answered object whose candidates can be cycled, and which of them is shown."""
-        if self.answer is None or not self.answer.objects:
-            return None
-        several = [i for i, one in enumerate(self.answer.objects) if len(one.scores) > 1]
-        mine = [i for i, one in enumerate(self.answer.objects) if one.marks.object_id == self.object_id]
-        both = [i for i in mine if i in several]
-        i = (both or several or mine or [len(self.answer.objects) - 1])[-1]
-        return self.answer.objects[i], self._chosen[i]
-
-    @property
     def can_accept(self) -> bool:
-        """Whether there is a preview, or one is on its way."""
-        return self._waiting or self._unseen or self.answer is not None
-
-    @property
-    def can_predict(self) -> bool:
-        """Whether marks wait for the Predict button."""
-        return not self.options.live and not self._waiting and self.answer is None and self._asked is not None
+        """Whether there is a preview, or one is on its way or can be had."""
+        return self.asking.answer is not None or self.asking.is_waiting or self.asking.is_pending
 
     # Choices
 
     def set_options(self, **values: Any) -> None:
         """Change some of :class:`Options`."""
-        self.options = replace(self.options, **values)
-        self._on_marks()
-        self._ahead_soon(_AFTER_SLIDER)
+        field = self.options.field
+        self.asking.options = replace(self.options, **values)
+        self.asking.look_soon()
+        if self.options.field != field:
+            self._ahead_soon(0)
         self.changed.emit()
 
     def set_model(self, choice: ModelChoice) -> None:
         """Load another model in the background; the present one stays in use until it is there, or if it fails."""
+
+        def load(_: CancelToken) -> ModelChoice:
+            self._get_engine().model(choice)
+            return choice
+
         self.loading = None if choice == self.model else choice
-        self._queue.cancel(self, "load")
+        self._channel.cancel("load")
         if self.loading is not None:
-            self._submit("load", Priority.LOAD, lambda token: self._make_engine().model(choice), self._on_loaded)
-            self._say(f"Loading {find_model(choice.key).title} …", "busy")
+            self._say(f"Loading {self.specs[choice.key].title} …", "busy")
+            self._channel.submit("load", Priority.LOAD, load, self._on_loaded, self._on_not_loaded)
         self.changed.emit()
 
-    def _on_loaded(self, _: object) -> None:
-        if self.loading is not None:
-            self.model, self.loading = self.loading, None
-            self._say(f"{self.spec.title} is ready", "good")
-            self._update()
-            self._ahead_soon(0)
-            self.changed.emit()
+    def _on_loaded(self, choice: ModelChoice) -> None:
+        self.asking.model, self.loading = choice, None
+        self._say(f"{self.spec.title} is ready", "good")
+        self.asking.look()
+
+    def _on_not_loaded(self, error: Exception) -> None:
+        self.loading = None
+        self._report(error)
 
     def begin(self, kind: str) -> None:
         """Make the layers for a kind of prompt where they are missing, and let the user draw: points, box or mask."""
-        workspace = self.workspace
-        layer = workspace.make_points() if kind == "points" else workspace.make_shapes()
+        layer = self.workspace.make_points() if kind == "points" else self.workspace.make_shapes()
         if layer is None:
-            self._bridge.report(InputError("There is no image to segment: open one, or choose one in the dock."))
+            self._report(InputError("There is no image to segment: open one, or choose one in the dock."))
             return
         self.viewer.layers.selection.active = layer
         # After that: napari puts a layer that was not active back to pan and zoom.
-        layer.mode = {"points": "add", "box": "add_rectangle", "mask": "add_polygon_lasso"}[kind]
-        self._bridge.later("layers", 0, self._make_the_rest)
+        layer.mode = _MODES[kind]
+        self._channel.later("layers", 0, self._make_the_rest)
         self._ahead_soon(0)
         self.changed.emit()
 
@@ -218,183 +190,55 @@ class Session:
         ):
             if held is None:
                 if self._try(make):
-                    self._bridge.later("layers", 0, self._make_the_rest)
+                    self._channel.later("layers", 0, self._make_the_rest)
                 return
 
-    # From marks to preview
+    # What becomes of a preview
 
-    def _on_marks(self) -> None:
-        """Look at the marks once, after everything that comes with one gesture has happened."""
-        self._unseen = True
-        self._bridge.later("update", 0, self._update)
-
-    def _on_picture(self) -> None:
-        self._unseen = True
-        self._bridge.later("update", _AFTER_CONTRAST, self._update)
-
-    def _on_camera(self) -> None:
-        if self.plane is not None and max(self.plane.shape) > LARGE_PLANE:
-            self._ahead_soon(_AFTER_CAMERA)
-
-    def _on_removed(self, event: Any) -> None:
-        if event.value is self.preview.layer:
-            self.preview.layer = None
-            self.discard()
-
-    def _on_chosen(self) -> None:
-        output = self.workspace.output
-        if output is not None and output.largest is None:
-            data = output.layer.data[0] if output.layer.multiscale else output.layer.data
-            self._submit(
-                "count", Priority.LOAD, partial(largest_label, data), lambda largest: self._on_counted(data, largest)
-            )
-        self.changed.emit()
-
-    def _on_counted(self, data: object, largest: int) -> None:
-        output = self.workspace.output
-        if output is not None and output.layer.data is data:
-            output.largest = largest
-            if self._accept_next:
-                self.accept()
-
-    def marks(self, plane: ShownPlane) -> list[Marks]:
-        """What describes each object on a plane: what was drawn there, and the label that was picked up."""
-        drawn = self.workspace.drawn(plane)
-        found = each_its_own(drawn) if self.options.batched else by_object(drawn)
-        if self._picked is not None and self._picked[0] == plane.key:
-            mine = next((m for m in found if m.object_id == self.object_id), Marks(self.object_id))
-            found = [m for m in found if m is not mine] + [replace(mine, picked=self._picked[1])]
-        return found
-
-    def _update(self) -> None:
-        """Ask for what the marks on the screen mean now, if that is not what was asked for already."""
-        if self._closed:
-            return
-        self._unseen = False
-        try:
-            plane = self.workspace.plane()
-            picture = self.workspace.picture(plane)
-            marks = [m for m in self.marks(plane) if m.has_target]
-        except ZerosegError as error:
-            self.plane = None
-            self._withdraw(None)
-            self._say(str(error), "warning")
-            return
-        self.plane = plane
-        if (picture.key, self.model) != self._ahead_of:
-            self._ahead_of = (picture.key, self.model)
-            self._say(self._invitation())
-            self._ahead_soon(_AFTER_SLIDER)
-        asked = (picture.key, plane.to_world.tobytes(), self.model, self.options.field, [m.signature for m in marks])
-        if not marks:
-            self._withdraw(None)
-        elif asked != self._asked:
-            self._withdraw(asked)
-            if self.options.live:
-                self.predict()
+    def next_candidate(self) -> None:
+        """Show the next of the masks that an ambiguous click may mean."""
+        self.asking.next_candidate()
         self.changed.emit()
 
     def predict(self) -> None:
         """Ask for a preview of the marks on the plane."""
-        if self.plane is None or self._asked is None:
-            return
-        marks = tuple(m for m in self.marks(self.plane) if m.has_target)
-        if not marks:
-            return
-        self._generation += 1
-        picture = self.workspace.picture(self.plane)
-        request = Request(self._generation, picture, self.model, marks, self.options.field)
-        self._waiting = True
-        self._submit(
-            "predict", Priority.CLICK, lambda token: self._make_engine().answer(request, token), self._on_answer
-        )
-        self._say("Segmenting …", "busy")
-
-    def _withdraw(self, asked: object) -> None:
-        """Forget the answer to what was asked before, whether it is there or on its way."""
-        self._generation += 1
-        self._queue.cancel(self, "predict")
-        self._asked = asked
-        self._waiting = self._accept_next = False
-        self.answer, self._chosen = None, []
-        self.preview.hide()
-
-    def _on_answer(self, answer: Answer) -> None:
-        if answer.generation != self._generation or self.plane is None:
-            return
-        self._waiting = False
-        self.answer, self._chosen = answer, [0] * len(answer.objects)
-        self._show()
-        pixels = sum(int(patch[2].sum()) for patch in self._patches())
-        if not pixels:
-            self._say("Nothing was found there: click elsewhere, or draw a box.", "warning")
-        else:
-            self._say(f"{pixels:,} pixels · {answer.seconds:.2g} s · {answer.device}", "good")
-        if self._accept_next:
-            self.accept()
-        self.changed.emit()
-
-    def _patches(self) -> list[Any]:
-        assert self.answer is not None
-        return [one.patches[k] for one, k in zip(self.answer.objects, self._chosen, strict=True)]
-
-    def _show(self) -> None:
-        image, plane = self.workspace.image, self.plane
-        composed = compose(self._patches(), last_on_top=self.options.policy is OverlapPolicy.REPLACE)
-        if image is None or plane is None or composed is None:
-            self.preview.hide()
-        else:
-            self.preview.show(image, plane, *composed)
-
-    def next_candidate(self) -> None:
-        """Show the next of the masks that an ambiguous click may mean."""
-        if self.current is None or self.answer is None:
-            return
-        one, _ = self.current
-        if len(one.patches) > 1:
-            i = self.answer.objects.index(one)
-            self._chosen[i] = (self._chosen[i] + 1) % len(one.patches)
-            self._show()
-            self.changed.emit()
-
-    # What becomes of it
+        self.asking.predict()
 
     def accept(self) -> None:
         """Write the preview into the output; waits for it, or for the count of labels, where they are on their way."""
-        if self._unseen:
-            self._update()
-        if self._waiting or (not self.options.live and self._asked is not None and self.answer is None):
+        asking = self.asking
+        asking.catch_up()
+        self._accept_next = False
+        if asking.is_pending:
+            asking.predict()
+        if asking.is_waiting:
             self._accept_next = True
-            if not self._waiting:
-                self.predict()
-            return
-        if self.answer is None or self.plane is None:
-            self._say("Nothing to accept yet: click on an object, or draw a box around it.", "warning")
-            return
-        if not self._try(self.workspace.make_labels) or self.workspace.output is None:
-            return
-        if self.workspace.output.largest is None and not self.options.semantic:
-            self._accept_next = True
-            self._say(f"Counting the labels of '{self.workspace.output.layer.name}' …", "busy")
-            return
-        self._try(self._write)
+        elif asking.answer is None:
+            self._say("Nothing to accept yet: click on an object, or draw a box around it", "warning")
+        elif self._try(self.workspace.make_labels) and (output := self.workspace.output) is not None:
+            if output.largest is None and not self.options.semantic:
+                self._accept_next = True
+                self._say(f"Counting the labels of '{output.layer.name}' …", "busy")
+            else:
+                self._try(self._write)
 
     def _write(self) -> None:
-        assert self.answer is not None and self.plane is not None
+        asking = self.asking
+        assert asking.answer is not None
+        assert asking.plane is not None
         finished = [
             Finished(one.marks, patch, self._label_of(one.marks))
-            for one, patch in zip(self.answer.objects, self._patches(), strict=True)
+            for one, patch in zip(asking.answer.objects, asking.patches, strict=True)
             if patch[2].any()
         ]
         if not finished:
             raise InputError("There is nothing in the preview to accept: click elsewhere, or draw a box.")
-        step = self.ledger.accept(finished, self.plane, self.options.policy)
+        step = self.ledger.accept(finished, asking.plane, self.options.policy)
         self._start_next(step.objects)
         pixels = sum(one.pixels for one in step.written)
+        what = f"{len(step.written)} objects"
         if len(step.written) == 1:
-            what = f"Class {step.written[0].label}" if self.options.semantic else f"Object {step.written[0].label}"
-        else:
-            what = f"{len(step.written)} objects"
+            what = f"{'Class' if self.options.semantic else 'Object'} {step.written[0].label}"
         self._say(f"{what} accepted, {pixels:,} pixels", "good")
 
     def _label_of(self, marks: Marks) -> int | None:
@@ -404,42 +248,42 @@ class Session:
 
     def discard(self) -> None:
         """Drop the preview and the marks on this plane; undo brings the marks back."""
-        if self._closed or self.plane is None:
+        asking = self.asking
+        asking.catch_up()
+        if asking.plane is None:
             return
-        marks = self.marks(self.plane)
-        step = self.ledger.discard(marks, self.plane)
-        self._start_next([] if step is None else step.objects)
+        marks = asking.marks(asking.plane)
+        step = self.ledger.discard(marks, asking.plane)
         if marks:
+            self._start_next([] if step is None else step.objects)
             self._say("Discarded; Ctrl-Z brings the prompts back")
 
     def undo(self) -> None:
-        """Take back the last accept or discard."""
+        """Take back the last accept or discard, and bring its marks back."""
         step = self.ledger.undo()
+        self._resume(step)
         if step is None:
             self._say("Nothing to take back")
-            return
-        self._say(
-            "Taken back" if step.layer is None or step not in self.ledger.steps else "The last paint is taken back"
-        )
-        if step not in self.ledger.steps and step.objects:
-            self._set_object(step.objects[-1])
-        self._on_marks()
+        else:
+            self._say("Taken back" if step not in self.ledger.steps else "The last edit of the labels is taken back")
 
     def undo_in_labels(self) -> None:
         """Undo in the output layer as napari does, and bring the marks back of what that takes out."""
         output = self.workspace.output
-        if output is None:
-            return
-        output.layer.undo()
-        step = self.ledger.follow_undo(output.layer)
-        if step is not None and step.objects:
+        if output is not None:
+            output.layer.undo()
+            self._resume(self.ledger.follow_undo(output.layer))
+
+    def _resume(self, step: Step | None) -> None:
+        if step is not None and step not in self.ledger.steps and step.objects:
             self._set_object(step.objects[-1])
-        self._on_marks()
+        self.asking.look_soon()
+        self.changed.emit()
 
     def next_object(self) -> None:
         """Leave the present object as it is, in the preview, and let new marks describe another one."""
-        self._set_object(max(self.object_id, self.workspace.highest_object()) + 1)
-        self._say(f"New marks describe object {self.object_id}")
+        self._set_object(max(self.asking.object_id, self.workspace.highest_object()) + 1)
+        self._say(f"New marks describe object {self.asking.object_id}")
 
     def toggle_sign(self) -> None:
         """Let the next point lie on the object instead of on background, or the other way round."""
@@ -460,122 +304,94 @@ class Session:
         patch = output.pixels_of(label, self.viewer.dims, plane) if label else None
         if patch is None:
             raise InputError(
-                f"Label {label} is not on this plane: pick one with the picker of '{output.layer.name}', then refine it."
+                f"Label {label} is not on this plane: pick one with the picker of '{output.layer.name}' first."
             )
         objects = self.ledger.recall(label, plane)
         self._set_object(objects[-1] if objects else self.workspace.highest_object() + 1)
-        self._picked = (plane.key, Picked(label, patch))
-        self._update()
-        self._say(f"Refining label {label}: add points or a box, then accept", "busy" if self._waiting else "idle")
+        self.asking.picked = (plane.key, Picked(label, patch))
+        self.asking.look()
+        self._say(f"Refining label {label}: add points or a box, then accept", "busy")
 
     def _start_next(self, finished: list[int]) -> None:
         """Begin with a new object after some were accepted or discarded."""
-        self._picked = None
-        self._withdraw(None)
-        highest = max([self.object_id, self.workspace.highest_object(), *finished])
-        self._set_object(highest + 1)
-        self._on_marks()
+        asking = self.asking
+        asking.picked = None
+        asking.withdraw()
+        self._set_object(max([asking.object_id, self.workspace.highest_object(), *finished]) + 1)
+        asking.look_soon()
 
     def _set_object(self, number: int) -> None:
-        self.object_id = number
-        for layer in (self.workspace.points, self.workspace.shapes):
-            if layer is not None:
-                values: dict[str, object] = {OBJECT: number}
-                if layer is self.workspace.points:
-                    values[SIGN] = POSITIVE
-                prompt_layers.set_next(layer, **values)
+        self.asking.object_id = number
+        if self.workspace.points is not None:
+            prompt_layers.set_next(self.workspace.points, **{OBJECT: number, SIGN: POSITIVE})
+        if self.workspace.shapes is not None:
+            prompt_layers.set_next(self.workspace.shapes, **{OBJECT: number})
         self.changed.emit()
 
-    # Encoding ahead
+    # What happens elsewhere
+
+    def _on_looked(self) -> None:
+        begun = self.workspace.has_prompt_layers
+        self._say("Click on an object, or draw a box around it" if begun else "Choose a kind of prompt to begin")
+        self._ahead_soon(_AFTER_SLIDER)
+
+    def _on_answered(self) -> None:
+        if self._accept_next:
+            self.accept()
+        self.changed.emit()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._accept_next = False
+        self._report(error)
+
+    def _on_camera(self) -> None:
+        plane = self.asking.plane
+        if plane is not None and max(plane.shape) > LARGE_PLANE:
+            self._ahead_soon(_AFTER_CAMERA)
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self.preview.layer:
+            # The marks stay, and the preview comes back when they change.
+            self.preview.layer = None
+            self.asking.withdraw(ask_again=False)
+            self.changed.emit()
+
+    def _on_chosen(self) -> None:
+        output = self.workspace.output
+        if output is not None and output.largest is None:
+            layer: Labels = output.layer
+            count = partial(largest_label, layer.data[0] if layer.multiscale else layer.data)
+            self._channel.submit("count", Priority.LOAD, count, partial(self._on_counted, output), self._on_failed)
+        self.changed.emit()
+
+    def _on_counted(self, output: Output, largest: int) -> None:
+        if output.largest is None:
+            output.largest = largest
+        if self._accept_next and not self.asking.is_waiting:
+            self.accept()
 
     def _ahead_soon(self, seconds: float) -> None:
-        # Only for someone who has begun: a dock that was merely opened loads no model.
-        if self.workspace.points is not None or self.workspace.shapes is not None:
-            self._bridge.later("ahead", seconds, self._encode_ahead)
+        self._ahead.soon(seconds, self.asking.plane, self.model, self.options.field)
 
-    def _encode_ahead(self) -> None:
-        plane = self.plane
-        if plane is None or self.workspace.image is None:
-            return
-        picture, centre = self.workspace.picture(plane), self.workspace.centre(plane)
-        model, field = self.model, self.options.field
-
-        def work(token: CancelToken) -> Encoded:
-            return self._make_engine().encode_ahead(picture, model, field, centre, token)
-
-        self._submit("ahead", Priority.AHEAD, work, partial(self._on_encoded, plane), self._say_error)
-        if not self._waiting and self.answer is None:
-            self._say(f"Encoding {_name(plane)} …", "busy")
-
-    def _on_encoded(self, plane: ShownPlane, encoded: Encoded) -> None:
-        if self.plane is None or plane.key != self.plane.key:
-            return
-        if not self._waiting and self.answer is None:
-            took = f"{encoded.seconds:.1f} s" if encoded.seconds else "from the cache"
-            self._say(f"{_name(plane).capitalize()} encoded, {took}, {encoded.device}", "good")
-        if encoded.left:
-            self._bridge.later("ahead", 0, self._encode_ahead)
-
-    # Talking to the queue and to the user
-
-    def _submit(
-        self,
-        key: str,
-        priority: Priority,
-        work: Callable[[CancelToken], Any],
-        done: Callable[[Any], None],
-        failed: Callable[[Exception], None] | None = None,
-    ) -> None:
-        """Let the inference thread do `work`, and hear of it in the window's thread unless the session is closed."""
-        generation = self._generation
-        bridge = self._bridge
-        bad = failed or partial(self._on_failure, key, generation)
-        self._queue.submit(
-            work,
-            owner=self,
-            key=key,
-            priority=priority,
-            done=lambda result: bridge.post(partial(self._hear, done, result)),
-            failed=lambda error: bridge.post(partial(self._hear, bad, error)),
-        )
-
-    def _hear(self, call: Callable[[Any], None], what: Any) -> None:
-        if not self._closed:
-            call(what)
-
-    def _on_failure(self, key: str, generation: int, error: Exception) -> None:
-        if key == "predict":
-            if generation != self._generation:
-                return
-            self._waiting = self._accept_next = False
-        if key == "load":
-            self.loading = None
-        self._bridge.report(error)
-        self._say_error(error)
-
-    def _say_error(self, error: Exception) -> None:
-        if not isinstance(error, ZerosegError):
-            _log.error("The inference thread failed.", exc_info=error)
-        self._say(str(error) or type(error).__name__, "warning")
+    # Talking to the user
 
     def _try(self, call: Callable[[], object]) -> bool:
         """Call; tell the user if it cannot be done."""
         try:
             call()
         except ZerosegError as error:
-            self._bridge.report(error)
-            self._say_error(error)
+            self._report(error)
             return False
         return True
+
+    def _report(self, error: Exception) -> None:
+        self._say(self._channel.report(error), "warning")
 
     def _say(self, text: str, tone: str = "idle") -> None:
         self.status = Status(text, tone)
         self.changed.emit()
 
-    def _invitation(self) -> str:
-        started = self.workspace.points is not None or self.workspace.shapes is not None
-        return "Click on an object, or draw a box around it" if started else "Choose a kind of prompt to begin"
-
-
-def _name(plane: ShownPlane) -> str:
-    return f"plane {plane.number}" if plane.number else "picture"
+    def _say_ahead(self, text: str, tone: str) -> None:
+        # What the user asked for is worth more of the status line.
+        if not self.can_accept and self.asking.plane is not None:
+            self._say(text, tone)

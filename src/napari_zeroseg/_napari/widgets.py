@@ -190,7 +190,7 @@ class StatusLine(QLabel):
 
 
 class Candidates(QWidget):
-    """ "candidate 1 of 3 (IoU 0.93)" between two arrows."""
+    """Which candidate is shown, such as "candidate 1 of 3 (IoU 0.93)", and a button for the next."""
 
     stepped = Signal()
 

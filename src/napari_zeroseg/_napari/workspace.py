@@ -12,7 +12,7 @@ from psygnal import Signal
 
 from napari_zeroseg._napari import prompt_layers
 from napari_zeroseg._napari.engine import PictureRef
-from napari_zeroseg._napari.layers import OBJECT, ShownPlane, drawn_points, drawn_shapes, shown_plane
+from napari_zeroseg._napari.layers import OBJECT, ShownPlane, camera_of, drawn_points, drawn_shapes, shown_plane
 from napari_zeroseg._napari.marks import Drawn
 from napari_zeroseg._napari.output import Output
 from napari_zeroseg.errors import InputError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PICTURE_EVENTS = ("contrast_limits", "gamma", "colormap", "data")
 _PLACE_EVENTS = ("scale", "translate", "rotate", "shear", "affine")
+_MARK_EVENTS = ("data", "features", *_PLACE_EVENTS)
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Workspace:
     """What was drawn, or the plane on the screen, may have changed."""
     picture_changed = Signal()
     """The picture looks different: contrast, gamma, colours or data."""
+    tool_changed = Signal()
+    """Another tool of a prompt layer is used."""
     chosen = Signal()
     """Another layer is used, or one has another name."""
 
@@ -68,6 +71,11 @@ class Workspace:
     def labels(self) -> Labels | None:
         """The output layer."""
         return None if self.output is None else self.output.layer
+
+    @property
+    def has_prompt_layers(self) -> bool:
+        """Whether the user has begun with this image."""
+        return self.points is not None or self.shapes is not None
 
     # What is on the screen
 
@@ -112,7 +120,7 @@ class Workspace:
     def centre(self, plane: ShownPlane) -> tuple[float, float]:
         """(row, column) of the plane's pixel in the middle of the view, kept inside the plane."""
         world = np.array(plane.point, float)
-        world[list(self.viewer.dims.displayed)] = np.asarray(self.viewer.camera.center)[-2:]
+        world[list(self.viewer.dims.displayed)] = np.asarray(camera_of(self.viewer).center)[-2:]
         return plane.pixel_at(world)
 
     def highest_object(self) -> int:
@@ -204,9 +212,11 @@ class Workspace:
         """Watch these layers instead of the present ones."""
         for layer, old in ((points, self.points), (shapes, self.shapes)):
             if layer is not old:
-                self._disconnect(old, ("data", "features", *_PLACE_EVENTS), self._on_marks)
+                self._disconnect(old, _MARK_EVENTS, self._on_marks)
+                self._disconnect(old, ("mode",), self._on_mode)
                 if layer is not None:
-                    self._connect(layer, ("data", "features", *_PLACE_EVENTS), self._on_marks)
+                    self._connect(layer, _MARK_EVENTS, self._on_marks)
+                    self._connect(layer, ("mode",), self._on_mode)
         self.points, self.shapes = points, shapes
         if labels is not self.labels:
             if self.output is not None:
@@ -249,6 +259,9 @@ class Workspace:
 
     def _on_name(self) -> None:
         self.chosen.emit()
+
+    def _on_mode(self) -> None:
+        self.tool_changed.emit()
 
     def _on_marks(self) -> None:
         self.marks_changed.emit()

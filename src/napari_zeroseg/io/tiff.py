@@ -101,6 +101,9 @@ def read_tiff_stack(paths: Sequence[Path], name: str) -> Picture:
     for path in paths:
         with _opened(path) as tif:
             layout = _layout(tif, path)
+            if first is None and _spans_files(tif):
+                _log.info("%s names the other files of its stack; all of them are opened as it says.", path.name)
+                return read_tiff(path)
             if first is None:
                 first, (spacing, units) = layout, tiff_spacing(tif)
         if (layout.shape, layout.dtype) != (first.shape, first.dtype):
@@ -147,6 +150,7 @@ def _layout(tif: tifffile.TiffFile, path: Path) -> _Layout:
     check_real(dtype, path.name)
     if 0 in shape:
         raise ReadError(f"{path.name} holds no pixels: a picture of at least 2 x 2 was expected.")
+    _check_promise(tif, int(np.prod(shape)) // int(np.prod(tail)), path)
     leading = shape[: len(shape) - len(tail)]
     whole = shape[len(leading) :] == tail and int(np.prod(leading)) == len(series.pages)
     return _Layout(
@@ -158,6 +162,22 @@ def _layout(tif: tifffile.TiffFile, path: Path) -> _Layout:
         offset=series.dataoffset,
         whole_pages=whole,
     )
+
+
+def _check_promise(tif: tifffile.TiffFile, found: int, path: Path) -> None:
+    """Raise if ImageJ wrote more planes than are left; without directories of their own they vanish silently."""
+    metadata = tif.imagej_metadata if tif.is_imagej else None
+    promised = (metadata or {}).get("images", 1)
+    if isinstance(promised, int) and promised > found:
+        raise ReadError(
+            f"{path.name} is truncated: it says that it has {promised} planes, but not all of their pixels are there. "
+            "Copy or export it again."
+        )
+
+
+def _spans_files(tif: tifffile.TiffFile) -> bool:
+    """Whether the stack of this OME-TIFF goes on in other files, which it names."""
+    return bool(tif.is_ome) and any(page is not None and page.parent is not tif for page in tif.series[0].pages)
 
 
 def _axes(axes: str, path: Path) -> str:
@@ -241,12 +261,14 @@ class _Pages:
             self._tif = tifffile.TiffFile(self._path)
         else:
             self._tif.filehandle.open()
+        handles = [self._tif.filehandle]
         try:
             page = self._tif.series[0].pages[number]
             if page is None:  # OME allows planes that were never acquired
                 return np.zeros(self._layout.page_shape, self._layout.dtype)
-            # Another file of a multi-file OME-TIFF has its own handle and size.
-            size = page.parent.filehandle.size
+            handles.append(page.parent.filehandle)  # that of another file where an OME stack spans several
+            handles[-1].open()
+            size = handles[-1].size
             ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=False)]
             if ends and max(ends) > size:
                 raise ReadError(
@@ -256,7 +278,8 @@ class _Pages:
             pixels: NDArray[Any] = page.asarray().reshape(self._layout.page_shape)
             return pixels
         finally:
-            self._tif.filehandle.close()
+            for handle in handles:
+                handle.close()
 
 
 def _picture(

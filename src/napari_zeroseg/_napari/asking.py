@@ -1,0 +1,239 @@
+"""Asking: from the marks on the screen to the preview. The newest question wins; stale answers are dropped. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from psygnal import Signal
+
+from napari_zeroseg._napari.channel import Channel, sentence
+from napari_zeroseg._napari.engine import Answer, Answered, Engine, ModelChoice, Request, compose
+from napari_zeroseg._napari.layers import ShownPlane
+from napari_zeroseg._napari.marks import Marks, Picked, by_object, each_its_own
+from napari_zeroseg._napari.preview import Preview
+from napari_zeroseg._napari.workspace import Workspace
+from napari_zeroseg.errors import ZerosegError
+from napari_zeroseg.instances import OverlapPolicy
+from napari_zeroseg.jobs import Priority
+from napari_zeroseg.segmenter import Patch
+from napari_zeroseg.view import FieldChoice
+
+_AFTER_CONTRAST = 0.25
+"""Seconds for which the contrast must rest: a slider that is dragged changes it many times a second."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the user wants to work."""
+
+    live: bool = True
+    batched: bool = False
+    semantic: bool = False
+    class_id: int = 1
+    policy: OverlapPolicy = OverlapPolicy.KEEP
+    field: FieldChoice = "auto"
+
+
+class Asking:
+    """What is asked about the plane on the screen, and what is shown of the answer.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    preview : Preview
+    channel : Channel
+    engine : callable
+        Gives the engine; called in the inference thread only.
+    say : callable
+        Told a sentence and its tone.
+    """
+
+    looked = Signal()
+    """The plane on the screen, its picture or the model is another one."""
+    answered = Signal()
+    """A preview is there."""
+    failed = Signal(object)
+    """There was an error instead of an answer."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        preview: Preview,
+        channel: Channel,
+        engine: Callable[[], Engine],
+        say: Callable[[str, str], None],
+    ) -> None:
+        self.options = Options()
+        self.model = ModelChoice()
+        self.object_id = 1
+        self.picked: tuple[object, Picked] | None = None
+        self.plane: ShownPlane | None = None
+        self.answer: Answer | None = None
+        self.is_waiting = False
+        self._workspace = workspace
+        self._preview = preview
+        self._channel = channel
+        self._engine = engine
+        self._say = say
+        self._chosen: list[int] = []
+        self._generation = 0
+        self._asked: object = None
+        self._seen: object = None
+        self._is_overdue = False
+        workspace.marks_changed.connect(self.look_soon)
+        workspace.picture_changed.connect(self._look_when_calm)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there are marks whose preview is neither there nor on its way."""
+        return self._asked is not None and self.answer is None and not self.is_waiting
+
+    @property
+    def current(self) -> tuple[Answered, int] | None:
+        """The answered object whose candidates can be cycled, and which of them is shown."""
+        if self.answer is None or not self.answer.objects:
+            return None
+        i = self._current()
+        return self.answer.objects[i], self._chosen[i]
+
+    def _current(self) -> int:
+        assert self.answer is not None
+        objects = self.answer.objects
+        # Rather the object at hand than another, rather one with a choice than without, rather a later one.
+        return max(
+            range(len(objects)),
+            key=lambda i: (objects[i].marks.object_id == self.object_id, len(objects[i].scores) > 1, i),
+        )
+
+    @property
+    def patches(self) -> list[Patch]:
+        """The mask shown of each object of the answer."""
+        if self.answer is None:
+            return []
+        return [one.patches[k] for one, k in zip(self.answer.objects, self._chosen, strict=True)]
+
+    def marks(self, plane: ShownPlane) -> list[Marks]:
+        """What describes each object on a plane: what was drawn there, and the label that was picked up."""
+        drawn = self._workspace.drawn(plane)
+        found = each_its_own(drawn) if self.options.batched else by_object(drawn)
+        if self.picked is not None and self.picked[0] == plane.key:
+            mine = next((m for m in found if m.object_id == self.object_id), Marks(self.object_id))
+            found = [m for m in found if m is not mine] + [replace(mine, picked=self.picked[1])]
+        return found
+
+    def look_soon(self) -> None:
+        """Look at the marks once, after everything that comes with one gesture has happened."""
+        self._is_overdue = True
+        self._channel.later("look", 0, self.look)
+
+    def _look_when_calm(self) -> None:
+        self._is_overdue = True
+        self._channel.later("look", _AFTER_CONTRAST, self.look)
+
+    def catch_up(self) -> None:
+        """Take notice of what has changed since the last look, so that nothing stale is shown or accepted."""
+        if self._is_overdue:
+            self.look()
+
+    def look(self) -> None:
+        """Ask for what the marks on the screen mean now, if that is not what was asked already."""
+        if self._channel.is_closed:
+            return
+        self._is_overdue = False
+        try:
+            plane = self._workspace.plane()
+            marks = self.marks(plane)
+        except ZerosegError as error:
+            self.plane, self._seen = None, None
+            self.withdraw()
+            self._say(sentence(error), "idle" if self._workspace.image is None else "warning")
+            return
+        self.plane = plane
+        picture = self._workspace.picture(plane)
+        if (picture.key, self.model) != self._seen:
+            self._seen = (picture.key, self.model)
+            self.looked.emit()
+        targets = [m.signature for m in marks if m.has_target]
+        asked = (picture.key, plane.to_world.tobytes(), self.model, self.options.field, targets)
+        if not targets:
+            self.withdraw()
+            if marks:
+                self._say("Only background is marked: add a point on the object (T)", "warning")
+        elif asked != self._asked:
+            self.withdraw()
+            self._asked = asked
+            if self.options.live:
+                self.predict()
+            else:
+                self._say("The prompts changed: press Predict", "idle")
+
+    def predict(self) -> None:
+        """Ask for a preview of the marks on the plane."""
+        if self.plane is None or self._asked is None:
+            return
+        self._generation += 1
+        self.is_waiting = True
+        picture = self._workspace.picture(self.plane)
+        marks = tuple(m for m in self.marks(self.plane) if m.has_target)
+        request = Request(self._generation, picture, self.model, marks, self.options.field)
+        self._channel.submit(
+            "predict",
+            Priority.CLICK,
+            lambda token: self._engine().answer(request, token),
+            self._on_answer,
+            partial(self._on_error, request.generation),
+        )
+        self._say("Segmenting …", "busy")
+
+    def withdraw(self, *, ask_again: bool = True) -> None:
+        """Forget the answer, whether it is there or on its way.
+
+        Parameters
+        ----------
+        ask_again : bool
+            Whether the same marks would be asked about again; else only other ones.
+        """
+        self._generation += 1
+        self._channel.cancel("predict")
+        if ask_again:
+            self._asked = None
+        self.is_waiting = False
+        self.answer, self._chosen = None, []
+        self._preview.hide()
+
+    def next_candidate(self) -> None:
+        """Show the next of the masks that an ambiguous click may mean."""
+        self.catch_up()
+        if self.answer is not None and self.answer.objects:
+            i = self._current()
+            self._chosen[i] = (self._chosen[i] + 1) % len(self.answer.objects[i].patches)
+            self._show()
+
+    def _on_answer(self, answer: Answer) -> None:
+        self.catch_up()
+        if answer.generation != self._generation:
+            return
+        self.is_waiting = False
+        self.answer, self._chosen = answer, [0] * len(answer.objects)
+        self._show()
+        pixels = sum(int(mask.sum()) for _, _, mask in self.patches)
+        if pixels:
+            self._say(f"{pixels:,} pixels, {answer.seconds:.2g} s, {answer.device}", "good")
+        else:
+            self._say("Nothing was found there: click elsewhere, or draw a box", "warning")
+        self.answered.emit()
+
+    def _on_error(self, generation: int, error: Exception) -> None:
+        if generation == self._generation:
+            self.is_waiting = False
+            self.failed.emit(error)
+
+    def _show(self) -> None:
+        image, plane = self._workspace.image, self.plane
+        composed = compose(self.patches, last_on_top=self.options.policy is OverlapPolicy.REPLACE)
+        if image is None or plane is None or composed is None:
+            self._preview.hide()
+        else:
+            self._preview.show(image, plane, *composed)

@@ -1,0 +1,93 @@
+"""The channel: what a session sends to the inference thread and hears back from it in the window's thread. No Qt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from napari_zeroseg.errors import ZerosegError
+from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Bridge(Protocol):
+    """How a session reaches the window's thread and its user."""
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Call in the window's thread soon; may be used from any thread."""
+        ...
+
+    def later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        """Call in the window's thread after that time, unless another call of that name takes its place."""
+        ...
+
+    def report(self, error: Exception) -> None:
+        """Tell the user what is wrong."""
+        ...
+
+    def close(self) -> None:
+        """Drop all calls that have not been made."""
+        ...
+
+
+class Channel:
+    """One session's way to the inference thread and back; silent once it is closed."""
+
+    def __init__(self, bridge: Bridge, queue: InferenceQueue) -> None:
+        self._bridge = bridge
+        self._queue = queue
+        self.is_closed = False
+
+    def submit(
+        self,
+        key: str,
+        priority: Priority,
+        work: Callable[[CancelToken], T],
+        done: Callable[[T], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Let the inference thread do `work`, in place of earlier work of that key, and hear of it in this thread."""
+        bridge = self._bridge
+        self._queue.submit(
+            work,
+            owner=self,
+            key=key,
+            priority=priority,
+            done=lambda result: bridge.post(partial(self._hear, done, result)),
+            failed=lambda error: bridge.post(partial(self._hear, failed, error)),
+        )
+
+    def cancel(self, key: str) -> None:
+        """Forget the work of that key."""
+        self._queue.cancel(self, key)
+
+    def later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        """Call after that time, unless another call of that name takes its place."""
+        self._bridge.later(name, seconds, call)
+
+    def report(self, error: Exception) -> str:
+        """Tell the user what is wrong; return the sentence."""
+        if not isinstance(error, ZerosegError):
+            _log.error("Something unexpected went wrong.", exc_info=error)
+        self._bridge.report(error)
+        return sentence(error)
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        self.is_closed = True
+        self._queue.cancel(self)
+        self._bridge.close()
+
+    def _hear(self, call: Callable[[Any], None], what: Any) -> None:
+        if not self.is_closed:
+            call(what)
+
+
+def sentence(error: Exception) -> str:
+    """Say what is wrong; errors from elsewhere may be without words."""
+    return str(error) or type(error).__name__

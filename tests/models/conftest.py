@@ -1,0 +1,95 @@
+"""The embedded model, its modules, and inputs that anyone can generate."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_zeroseg import load_model
+from napari_zeroseg.models.sam import SamNetwork, SamSegmenter, load_strictly
+from napari_zeroseg.models.tiny_vit import TinyViT
+from napari_zeroseg.registry import MOBILE_SAM
+from napari_zeroseg.weights import read_weights
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def model() -> SamSegmenter:
+    """MobileSAM in float32."""
+    loaded = load_model(precision="float32", device="cpu")
+    assert isinstance(loaded, SamSegmenter)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def network() -> SamNetwork:
+    """MobileSAM's modules as published, with their weights, nothing fused."""
+    modules = SamNetwork(TinyViT())
+    load_strictly(modules, read_weights(None, MOBILE_SAM.weights, MOBILE_SAM.title).tensors, MOBILE_SAM.title)
+    return modules.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], dict[str, np.ndarray]]:
+    """Numbers of the published code by file name, see tests/data/README.md."""
+
+    def read(name: str) -> dict[str, np.ndarray]:
+        with np.load(DATA / f"{name}_reference.npz") as file:
+            return dict(file)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def synthetic_picture() -> Callable[[int, int], np.ndarray]:
+    """Gradients, a checkerboard, a striped ellipse and a dark diamond, (H, W, 3) uint8, in integer arithmetic."""
+
+    def make(height: int, width: int) -> np.ndarray:
+        y, x = np.mgrid[:height, :width].astype(np.int64)
+        checks = ((x // 64 + y // 64) % 2) * 160 + 40
+        picture = np.stack([x * 255 // (width - 1), y * 255 // (height - 1), checks], -1)
+        centred = (x - width * 3 // 5) ** 2 * 4 + (y - height * 2 // 5) ** 2 * 9
+        ellipse = centred < (min(height, width) * 7 // 10) ** 2
+        picture[ellipse] = (220, 60, 30)
+        picture[abs(x - width // 5) + abs(y - height * 3 // 4) < min(height, width) // 7] = (15, 25, 20)
+        picture[((x + 2 * y) % 97 < 9) & ellipse] = (90, 200, 120)
+        return picture.astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def generated() -> Callable[[str, tuple[int, ...]], np.ndarray]:
+    """Numbers of mean 0 and variance 1 that follow from a name and a shape, the same on every machine."""
+
+    def make(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        uniform = np.random.RandomState(zlib.crc32(name.encode())).random_sample(math.prod(shape))
+        return ((2 * uniform - 1) * math.sqrt(3)).reshape(shape).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fill(generated: Callable[[str, tuple[int, ...]], np.ndarray]) -> Callable[[torch.nn.Module, str], None]:
+    """Fill a module with generated weights, keyed by their names after a prefix."""
+    codes = ("_token.weight", "_tokens.weight", "_embed.weight", "gaussian_matrix")
+
+    def do(module: torch.nn.Module, prefix: str) -> None:
+        made = {}
+        for key, value in module.state_dict().items():
+            drawn = generated(prefix + key, tuple(value.shape))
+            if value.ndim == 1:
+                drawn = 1 + 0.2 * drawn if key.endswith(".weight") else 0.1 * drawn
+            elif not ((prefix + key).endswith(codes) or "point_embeddings." in key):
+                drawn = drawn / math.sqrt(value.numel() / value.shape[0])
+            made[key] = torch.from_numpy(drawn.astype(np.float32))
+        module.load_state_dict(made)
+
+    return do
