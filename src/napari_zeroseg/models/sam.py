@@ -110,7 +110,10 @@ class SamSegmenter:
         encoder = network.image_encoder
         if isinstance(encoder, TinyViT):
             encoder.fuse()
-        self._encoder = encoder.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            encoder.narrow(dtype)
+        else:
+            encoder.to(dtype)
+        self._encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._decoding = MaskDecoding(network.prompt_encoder, network.mask_decoder, device, dtype)
 
     def encode(self, image: ArrayLike) -> Embedding:
