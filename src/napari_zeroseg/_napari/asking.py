@@ -116,10 +116,10 @@ class Asking:
 
     @property
     def scores(self) -> list[float]:
-        """The IoU that the model predicts for the mask shown of each object."""
+        """The IoU that the model predicts for the mask shown of each object; networks go a little beyond 1."""
         if self.answer is None:
             return []
-        return [one.scores[k] for one, k in zip(self.answer.objects, self._chosen, strict=True)]
+        return [min(1.0, one.scores[k]) for one, k in zip(self.answer.objects, self._chosen, strict=True)]
 
     def marks(self, plane: ShownPlane) -> list[Marks]:
         """What describes each object on a plane: what was drawn there, and the label that was picked up."""

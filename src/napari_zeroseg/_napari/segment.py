@@ -202,7 +202,7 @@ class SegmentDock(QWidget):
         self.field.setToolTip("How much of the plane the model looks at")
         self.points = LayerCombo(partial(self._layers, Points), "new Points layer")
         self.shapes = LayerCombo(partial(self._layers, Shapes), "new Shapes layer")
-        return _form(("", self.batched), ("View", self.field), ("Points", self.points), ("Shapes", self.shapes))
+        return _form(("", self.batched), ("Field of view", self.field), ("Points", self.points), ("Shapes", self.shapes))
 
     def _style(self) -> None:
         theme = get_theme(self.viewer.theme)
@@ -357,7 +357,7 @@ class SegmentDock(QWidget):
             self.candidates.show_several(scores)
         else:
             one, shown = current
-            self.candidates.show_candidate(shown + 1, len(one.scores), one.scores[shown])
+            self.candidates.show_candidate(shown + 1, len(one.scores), min(1.0, one.scores[shown]))
 
 
 def _end(session: Session, keys: Keys, _: object = None) -> None:

@@ -57,6 +57,8 @@ def furnish(viewer: Viewer, sample: Sample) -> None:
     if boxes:
         session.workspace.make_shapes().add_rectangles(boxes)
     if places:
-        session.workspace.make_points().add(np.array(places))
+        points = session.workspace.make_points()
+        points.add(np.array(places))
+        points.selected_data = set()
     if sample.planes.index_shape:
         viewer.dims.current_step = (*sample.planes.index(next(iter(prompts))), *viewer.dims.current_step[-2:])
