@@ -17,17 +17,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
-import torch
 from scipy import ndimage
+
+# Before torch: threads that wait by sleeping. Those that wait by spinning collapse on a machine with other work, ours
+# and the reference alike, and then nothing is measured but that.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
 
 ROOT = Path(__file__).parents[1]
 
 
+class _Threads(argparse.Action):
+    """Applies to torch at once."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        torch.set_num_threads(values)
+
+
 def arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser that knows --shared and --rounds."""
+    """Return a parser that knows --shared, --rounds and --threads."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="folder of data and weights")
     parser.add_argument("--rounds", type=int, default=11, help="measurements of each; the median is reported")
+    parser.add_argument("--threads", type=int, action=_Threads, help="of torch, for both sides")
     return parser
 
 
@@ -62,7 +75,7 @@ def machine() -> str:
         model = named[0] if named else model
     native = "native bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "no native bf16"
     return (
-        f"{datetime.date.today()}: {model}, {os.cpu_count()} cores ({native}), {torch.get_num_threads()} threads, "
+        f"{datetime.date.today()}: {model}, {os.cpu_count()} cores ({native}), {torch.get_num_threads()} thread(s), "
         f"Python {platform.python_version()}, torch {torch.__version__}, {platform.system()}"
     )
 

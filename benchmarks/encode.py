@@ -11,8 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
-from _common import alternate, arguments, load, machine, reference_encoder, table, vnc
+from _common import alternate, arguments, load, machine, reference_encoder, table, torch, vnc  # it sets torch up
 
 from napari_zeroseg import load_model
 from napari_zeroseg.models.sam import SamNetwork, load_strictly

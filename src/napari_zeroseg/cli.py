@@ -18,7 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from napari_zeroseg.errors import CancelledError, WriteError, ZerosegError
+from napari_zeroseg.errors import CancelledError, UnknownModelError, WriteError, ZerosegError
+from napari_zeroseg.tiling import NARROWEST
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"zeroseg {version('napari-zeroseg')}")
     parser.set_defaults(command=None, verbose=False, quiet=False)
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
     _add_models(commands)
     _add_segment(commands)
@@ -176,7 +177,9 @@ def _add_segment(commands: Any) -> None:
     parser.add_argument(
         "input", type=Path, metavar="IN", help="TIFF, folder of TIFFs, OME-Zarr, DICOM, PNG, JPEG, .npy"
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, help="labels: .tif, .ome.zarr, .npy or .nii.gz")
+    parser.add_argument(
+        "-o", "--out", type=_labels_path, required=True, help="labels: .tif, .ome.zarr, .npy or .nii.gz"
+    )
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument(
         "--box", action="append", default=[], type=_numbers(4), metavar="R0,C0,R1,C1", help="may be repeated"
@@ -215,11 +218,15 @@ def _add_segment(commands: Any) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="mobile_sam", metavar="KEY", help="see `zeroseg models` (default: %(default)s)"
+        "--model",
+        default="mobile_sam",
+        type=_model_key,
+        metavar="KEY",
+        help="see `zeroseg models` (default: %(default)s)",
     )
     group.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint of that model")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
-    group.add_argument("--precision", default="auto", help="auto, float32, bf16 or fp16 (default: auto)")
+    group.add_argument("--device", default="auto", type=_device, help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    group.add_argument("--precision", default="auto", choices=("auto", "float32", "bf16", "fp16"), help="default: auto")
 
 
 def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
@@ -244,9 +251,36 @@ def _planes(text: str) -> str:
 def _field(text: str) -> str | int:
     if text in ("auto", "plane"):
         return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"auto, plane or a number of pixels was expected, not {text!r}")
+    if not text.isdecimal() or int(text) < NARROWEST:
+        raise argparse.ArgumentTypeError(
+            f"auto, plane or a number of pixels from {NARROWEST} was expected, not {text!r}"
+        )
     return int(text)
+
+
+def _model_key(text: str) -> str:
+    from napari_zeroseg.registry import find_model
+
+    try:
+        return find_model(text).key
+    except UnknownModelError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"auto, cpu, cuda, cuda:1 or mps was expected, not {text!r}")
+    return text
+
+
+def _labels_path(text: str) -> Path:
+    from napari_zeroseg.io.label_formats import label_format
+
+    try:
+        label_format(Path(text))
+    except WriteError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -93,8 +93,3 @@ def write(labels: NDArray[np.integer], patch: Patch, label: int, policy: Overlap
     rows, columns, values = changes(labels, patch, label, policy)
     labels[rows, columns] = values
     return len(rows)
-
-
-def next_label(labels: NDArray[np.integer]) -> int:
-    """Return the smallest id above all that are in `labels`; 1 for an empty array."""
-    return int(labels.max(initial=0)) + 1

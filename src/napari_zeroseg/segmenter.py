@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_zeroseg.tiling import Field, whole
+from napari_zeroseg.tiling import Field
 
 if TYPE_CHECKING:
     from napari_zeroseg.prompts import Prompt
@@ -165,8 +165,3 @@ class Segmenter(Protocol):
     def predict(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool = False) -> list[Prediction]:
         """Answer each prompt, in pixels of the encoded picture; `multimask` gives three candidates, else one."""
         ...
-
-
-def same_field(shape: tuple[int, int], window: Field) -> bool:
-    """Whether `window` is the whole plane of `shape` (H, W)."""
-    return window == whole(shape)

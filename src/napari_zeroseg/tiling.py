@@ -13,6 +13,9 @@ from typing import NamedTuple
 SMALLEST_SIDE = 512
 """Side of the smallest window, in pixels; half of SAM's input, so that objects are drawn at twice their size."""
 
+NARROWEST = 64
+"""Smallest side that a user may choose for a window, in pixels."""
+
 LARGE_PLANE = 1280
 """Longest side, in pixels, up to which a plane is encoded whole unless the prompt is about something small."""
 

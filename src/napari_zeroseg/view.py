@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 FieldChoice = Literal["auto", "plane"] | int
 """Window to encode: chosen by the prompt, the whole plane, or a side in pixels."""
 
-_NARROWEST = 64
-
 _EVERYTHING = 0.8
 """Part of its window that a candidate must not fill to be preferred for a click (docs/benchmarks.md)."""
+
+_TRUSTED = 0.5
+"""Predicted IoU above which a candidate may be preferred to one that fills its window."""
 
 _CLOSER_IS_BETTER = 0.05
 """Predicted IoU by which an answer from farther away must be better to be preferred (docs/benchmarks.md)."""
@@ -150,8 +151,8 @@ class View:
             return [tiling.whole(self.shape)]
         extent = _clipped(extent, self.shape)
         if isinstance(choice, int):
-            if choice < _NARROWEST:
-                raise InputError(f"A field of view is at least {_NARROWEST} pixels wide; got {choice}.")
+            if choice < tiling.NARROWEST:
+                raise InputError(f"A field of view is at least {tiling.NARROWEST} pixels wide; got {choice}.")
             return [self._not_flat(tiling.window_for(self.shape, extent, at_least=choice), extent)]
         if choice != "auto":
             raise InputError(f"A field of view is 'auto', 'plane' or a number of pixels; got {choice!r}.")
@@ -239,7 +240,10 @@ def _not_everything(prediction: Prediction) -> Prediction:
         for k, doubt in enumerate(suspicious)
         if not doubt or np.count_nonzero(prediction.patch(k)[2]) < _EVERYTHING * height * width
     ]
-    if not objects or prediction.best in objects:
+    if prediction.best in objects:
+        return prediction
+    objects = [k for k in objects if prediction.scores[k] > _TRUSTED and prediction.patch(k)[2].any()]
+    if not objects:
         return prediction
     return replace(prediction, choice=max(objects, key=lambda k: float(prediction.scores[k])))
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_zeroseg.errors import WeightsError
+from napari_zeroseg.errors import InputTypeError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,8 @@ def read_weights(weights: str | Path | Mapping[str, Any] | None, source: Weights
     if isinstance(weights, Mapping):
         tensors = _as_tensors(weights)
         return Weights(tensors, _hash_of_tensors(tensors))
+    if weights is not None and not isinstance(weights, (str, Path)):
+        raise InputTypeError(f"Weights are a path or a state dict, not {type(weights).__name__}.")
     path = source.path if weights is None else Path(weights).expanduser()
     if not path.is_file():
         advice = "reinstall napari-zeroseg" if weights is None else "give the path of a .pt, .pth or .safetensors file"

@@ -76,6 +76,21 @@ def test_gradients_flow_in_training(network, picture):
     assert all(value.grad.abs().max() > 0 for key, value in encoder.named_parameters() if "attention_biases" in key)
 
 
+def test_narrowing_keeps_the_sensitive_part_exact(encoder, picture):
+    narrow = copy.deepcopy(encoder)
+    narrow.fuse()
+    exact = copy.deepcopy(narrow).layers[1].downsample.state_dict()
+    narrow.narrow(torch.bfloat16)
+    kept = narrow.layers[1].downsample.state_dict()
+    assert all(value.dtype == torch.float32 and torch.equal(value, exact[key]) for key, value in kept.items())
+    others = {value.dtype for key, value in narrow.named_parameters() if not key.startswith("layers.1.downsample")}
+    assert others == {torch.bfloat16}
+    with torch.inference_mode():
+        quick, plain = narrow(picture.bfloat16()), encoder(picture)
+    assert quick.dtype == torch.bfloat16
+    assert (quick.float() - plain).norm() < 0.05 * plain.norm()
+
+
 def test_folding_a_batch_norm():
     layer = ConvBN(5, 7, 3, stride=2)
     torch.nn.init.normal_(layer.bn.running_mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,16 +97,17 @@ def pictures(shared, vnc) -> list[tuple[np.ndarray, list[Prompt], list[Prompt]]]
 @pytest.mark.skipif(not NATIVE_BF16, reason="this processor does not compute in bf16, so nothing runs in it")
 def test_bf16_leaves_masks_unchanged(models, pictures):
     quick, exact = models["auto"], models["float32"]
-    agreement = []
+    agreement = defaultdict(list)
     for picture, clicks, boxes in pictures:
         embeddings = quick.encode(picture), exact.encode(picture)
-        for prompts, multimask in ((clicks, True), (boxes, False)):
-            ours = quick.predict(embeddings[0], prompts, multimask)
-            theirs = exact.predict(embeddings[1], prompts, multimask)
-            agreement += [iou(a.mask, b.mask) for a, b in zip(ours, theirs, strict=True)]
-    assert len(agreement) > 50
-    assert np.mean(agreement) >= 0.99
-    assert np.median(agreement) >= 0.995
+        for kind, prompts in (("click", clicks), ("box", boxes)):
+            ours = quick.predict(embeddings[0], prompts, kind == "click")
+            theirs = exact.predict(embeddings[1], prompts, kind == "click")
+            agreement[kind] += [iou(a.mask, b.mask) for a, b in zip(ours, theirs, strict=True)]
+    for kind, ious in agreement.items():
+        assert len(ious) > 25, kind
+        assert np.mean(ious) >= 0.99, kind
+        assert np.median(ious) >= 0.995, kind
 
 
 def test_the_official_checkpoint_gives_the_same_masks(shared, models, vnc):
@@ -181,12 +183,13 @@ def test_small_objects_of_a_large_plane_are_not_lost(mosaic, small, models):
     near_boxed = _mean_on_mosaic(view.predict(boxes, field=512), small)
     squeezed_clicked = _mean_on_mosaic(view.predict(clicks, True, field="plane"), small)
     squeezed_boxed = _mean_on_mosaic(view.predict(boxes, field="plane"), small)
-    figures = f"{clicked=:.3f} {near_clicked=:.3f} {squeezed_clicked=:.3f} {boxed=:.3f} {near_boxed=:.3f} {squeezed_boxed=:.3f}"
+    figures = f"{clicked=:.3f} {near_clicked=:.3f} {squeezed_clicked=:.3f}"
+    figures += f" {boxed=:.3f} {near_boxed=:.3f} {squeezed_boxed=:.3f}"
     assert clicked > near_clicked - 0.03, figures
     assert boxed > near_boxed - 0.01, figures
     assert clicked > squeezed_clicked + 0.15, figures
     assert boxed > squeezed_boxed + 0.03, figures
-    assert clicked > 0.65, figures
-    assert boxed > 0.8, figures
+    assert clicked > 0.6, figures
+    assert boxed > 0.82, figures
     assert _mean_on_mosaic(view.predict(clicks, True), small) == pytest.approx(clicked, abs=0.01)
     assert _mean_on_mosaic(view.predict(boxes), small) == pytest.approx(boxed, abs=0.01)

@@ -27,7 +27,7 @@ def _embedding(seed: int = 0) -> Embedding:
     return Embedding({"image": tensor}, SHAPE, MODEL, whole(SHAPE))
 
 
-SIZE = 4 * 1 * 16 * 8 * 8 * 4
+SIZE = 2 * 1 * 16 * 8 * 8 * 4
 """What one of them counts for in memory, with what a model derives of it."""
 
 

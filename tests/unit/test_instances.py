@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_zeroseg.errors import InputError
-from napari_zeroseg.instances import OverlapPolicy, changes, erasure, next_label, write
+from napari_zeroseg.instances import OverlapPolicy, changes, erasure, write
 
 
 @pytest.fixture
@@ -66,12 +66,6 @@ def test_an_empty_mask_changes_nothing(labels):
     before = labels.copy()
     assert write(labels, nothing, 3, OverlapPolicy.REPLACE) == 0
     np.testing.assert_array_equal(labels, before)
-
-
-def test_ids_rise(labels):
-    assert next_label(labels) == 3
-    assert next_label(np.zeros((0, 0), int)) == 1
-    assert next_label(np.zeros((3, 3), np.uint8)) == 1
 
 
 def test_an_id_that_the_labels_cannot_hold_is_refused(labels):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from napari_zeroseg.segmenter import Embedding, Prediction, same_field
+from napari_zeroseg.segmenter import Embedding, Prediction
 from napari_zeroseg.tiling import Field, whole
 
 
@@ -86,8 +86,3 @@ def test_an_embedding_of_a_window_keeps_what_was_derived_but_not_the_pixels():
     assert moved.field == (1, 1, 11, 13)
     assert moved.picture is None
     assert moved.memo is embedding.memo
-
-
-def test_same_field():
-    assert same_field((10, 12), Field(0, 0, 10, 12))
-    assert not same_field((10, 12), Field(0, 0, 10, 11))

@@ -272,7 +272,7 @@ def test_pixels_changed_elsewhere_do_not_matter(plane, tmp_path):
 
 def test_a_view_holds_no_more_embeddings_than_its_store_may():
     plane = _plane(3000, *[(r, c, r + 9, c + 9) for r in range(40, 2990, 250) for c in range(40, 2990, 250)])
-    store = EmbeddingStore(memory_bytes=4 * 4 * 512 * 512 * 3)
+    store = EmbeddingStore(memory_bytes=2 * 4 * 512 * 512 * 3)
     model = Regions()
     view = View(model, plane, store)
     prompts = [Prompt(box=(r, c, r + 9, c + 9)) for r in range(40, 2990, 250) for c in range(40, 2990, 250)]

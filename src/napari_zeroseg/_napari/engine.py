@@ -142,11 +142,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A window of a plane has been encoded ahead, or was found in the store (0 seconds); `left` are still missing."""
+    """A window of a plane has been encoded ahead, or was found in the store (0 seconds); `left` of `total` are missing."""
 
     seconds: float
     device: str
     left: int
+    total: int
 
 
 @dataclass
@@ -192,18 +193,20 @@ class Engine:
         """Encode the next of the windows that first clicks near `centre` (row, column) would need; one a call."""
         view = self.view(picture, choice)
         cancel.raise_if_cancelled()
-        missing = [window for window in self._windows(view, field, centre) if not view.is_encoded(window)]
+        windows = self._windows(view, (picture.key, choice), field, centre)
+        missing = [window for window in windows if not view.is_encoded(window)]
         before = view.seconds_encoding
         if missing:
             view.embedding(missing[0])
-        return Encoded(view.seconds_encoding - before, _device(view.model), max(0, len(missing) - 1))
+        return Encoded(view.seconds_encoding - before, _device(view.model), max(0, len(missing) - 1), len(windows))
 
-    def _windows(self, view: View, field: FieldChoice, centre: tuple[float, float]) -> list[Field]:
+    def _windows(self, view: View, seen: object, field: FieldChoice, centre: tuple[float, float]) -> list[Field]:
         if field == "plane":
             return [tiling.whole(view.shape)]
         if isinstance(field, int):
             return [tiling.window_for(view.shape, (*centre, *centre), at_least=field)]
-        key = (id(view), centre)
+        # Not the view itself: another one may come to lie at the place of one that was let go.
+        key = (seen, centre)
         if self._ahead[0] != key:
             self._ahead = (key, view.ahead(centre)[:_AHEAD])
         return self._ahead[1]

@@ -89,12 +89,8 @@ class ShownPlane:
         (N, 2) array of float and (N,) array of bool
             (row, column), and whether each lies on this plane.
         """
-        count, d = coordinates.shape
-        world = np.tile(np.asarray(self.point, float), (count, 1))
-        if d > world.shape[1]:
-            world = np.zeros((count, d))
-        world[:, world.shape[1] - d :] = _apply(world_matrix(layer, dims), coordinates)
-        on_plane = np.ones(count, bool)
+        world = self._world(layer, coordinates, dims)
+        on_plane = np.ones(len(world), bool)
         for axis in range(len(self.point) - self.ndim):
             # An axis that this layer does not have: the mark counts where its slider stands.
             on_plane &= np.abs(world[:, axis] - self.point[axis]) <= 0.5 * self.steps[axis]
@@ -102,6 +98,30 @@ class ShownPlane:
         for axis in self.others:
             on_plane &= np.floor(own[:, axis] + 0.5) == self.index[axis]
         return own[:, list(self.axes)], on_plane
+
+    def locate(self, world: Sequence[float]) -> tuple[int, int] | None:
+        """(row, column) of the pixel at a world position; None if that is not on this plane."""
+        own = _apply(np.linalg.inv(self.to_world), np.asarray(world, float)[None, -self.ndim :])[0]
+        if not np.isfinite(own).all():
+            return None
+        place = [int(x) for x in np.floor(own + 0.5)]
+        pixel = (place[self.axes[0]], place[self.axes[1]])
+        is_here = all(place[axis] == self.index[axis] for axis in self.others)
+        return pixel if is_here and all(0 <= i < n for i, n in zip(pixel, self.shape, strict=True)) else None
+
+    def indices(self, layer: Layer, coordinates: NDArray[Any], dims: Dims) -> set[tuple[int, ...]]:
+        """Positions along the axes with a slider at which data coordinates (N, d) of any layer lie."""
+        world = self._world(layer, coordinates, dims)
+        own = _apply(np.linalg.inv(self.to_world), world[:, -self.ndim :])[:, list(self.others)]
+        return {tuple(map(int, place)) for place in np.floor(own + 0.5) if np.isfinite(place).all()}
+
+    def _world(self, layer: Layer, coordinates: NDArray[Any], dims: Dims) -> Matrix:
+        count, d = coordinates.shape
+        world = np.tile(np.asarray(self.point, float), (count, 1))
+        if d > world.shape[1]:
+            world = np.zeros((count, d))
+        world[:, world.shape[1] - d :] = _apply(world_matrix(layer, dims), coordinates)
+        return world
 
     def pixel_at(self, world: NDArray[Any]) -> tuple[float, float]:
         """(row, column) of a world position, kept inside the plane."""

@@ -47,10 +47,20 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """A label that was picked up to be refined: its id and where it is."""
+    """A label that was picked up to be refined.
+
+    Attributes
+    ----------
+    label : int
+    patch : Patch
+        Where it is, in pixels of the image's plane.
+    own : Patch, optional
+        The same in pixels of the output.
+    """
 
     label: int
     patch: Patch
+    own: Patch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +89,22 @@ class Marks:
     def prompt(self, shape: tuple[int, int], accepts: frozenset[PromptKind]) -> Prompt:
         """Make the prompt for a model that takes the kinds `accepts`, on a plane of `shape` (H, W).
 
-        The newest rectangle is the box. Filled shapes are a rough mask, and give the box where there is none.
+        A rectangle is the box. Filled shapes are a rough mask, and give the box where there is none.
 
         Raises
         ------
         InputError
-            If something drawn cannot be a prompt, such as a box of no area or a point outside the picture.
+            If what is drawn cannot be a prompt, such as a box of no area, a point outside the picture or two boxes.
         """
         points, labels = self._points()
         boxes = [_extent(d.vertices) for d in self.drawn if d.kind == "rectangle"]
+        if len(boxes) > 1:
+            raise InputError(
+                f"Two boxes describe object {self.object_id} of this plane: give each its own number in the feature "
+                "'object', or delete one."
+            )
         mask = self._mask(shape)
-        box = boxes[-1] if boxes else None
+        box = boxes[0] if boxes else None
         if mask is not None and box is None:
             box = _box_around(mask, points[labels])
         if PromptKind.MASK not in accepts:

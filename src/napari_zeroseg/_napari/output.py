@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_zeroseg._napari.history import EditRef, can_be_redone
 from napari_zeroseg._napari.layers import ShownPlane, shown_plane
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.instances import OverlapPolicy, changes, erasure
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """One object that was written: its label, how many pixels changed, and where to see whether it is still there."""
+    """One object that was written: its label, how many pixels changed, and one that holds it (None: there is none)."""
 
     label: int
     pixels: int
@@ -43,7 +44,11 @@ class Output:
     def __init__(self, layer: Labels, largest: int | None, replaced: Callable[[], None]) -> None:
         self.layer = layer
         self.largest = largest
+        self.pressed: tuple[float, ...] | None = None
+        """World position where the layer was last clicked on, with the picker or any other tool."""
         self._replaced = replaced
+        self._freed: tuple[int, EditRef | None] | None = None
+        layer.mouse_drag_callbacks.append(self._on_press)
         layer.events.paint.connect(self._on_paint)
         layer.events.data.connect(self._on_data)
 
@@ -51,12 +56,25 @@ class Output:
         """Stop following the layer."""
         self.layer.events.paint.disconnect(self._on_paint)
         self.layer.events.data.disconnect(self._on_data)
+        if self._on_press in self.layer.mouse_drag_callbacks:
+            self.layer.mouse_drag_callbacks.remove(self._on_press)
 
     def next_id(self) -> int:
-        """Return an id above all that are or ever were in the layer since it is watched."""
-        if self.largest is None:
+        """Return an id above all that are or were in the layer since it is watched, but for what was taken back."""
+        largest = self._largest_there()
+        if largest is None:
             raise InputError(f"The labels of '{self.layer.name}' are still being counted: try again in a moment.")
-        return self.largest + 1
+        return largest + 1
+
+    def free(self, largest: int | None, edit: EditRef | None) -> None:
+        """Take note that `edit` was taken back, before which `largest` was the largest label."""
+        self._freed = None if largest is None else (largest, edit)
+
+    def _largest_there(self) -> int | None:
+        # As long as napari can redo the edit and nothing else was edited, the ids that it used are free.
+        if self._freed is not None and self.largest is not None and can_be_redone(self.layer, self._freed[1]):
+            return min(self._freed[0], self.largest)
+        return self.largest
 
     def check_fits(self, label: int) -> None:
         """Raise if the layer cannot hold this label.
@@ -84,17 +102,19 @@ class Output:
             raise InputError(f"'{self.layer.name}' has several scales and cannot be edited: choose another output.")
         return shown_plane(self.layer, dims)
 
-    def pixels_of(self, label: int, dims: Dims, seen_from: ShownPlane) -> Patch | None:
-        """Find a label on the plane on the screen, in pixels of the image's plane; None if it is not there."""
-        own = self.plane(dims)
-        rows, columns = np.nonzero(self._read(own, slice(None), slice(None)) == label)
-        if not len(rows):
-            return None
-        r, c = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
-        return moved((r, c, np.asarray(self._read(own, r, c) == label)), own.pixel_map(seen_from), seen_from.shape)
+    def mask_of(self, label: int, own: ShownPlane) -> NDArray[np.bool_]:
+        """Where a label is on the layer's plane `own`, (H, W) bool."""
+        return np.asarray(self._read(own, slice(None), slice(None)) == label)
 
     def write(
-        self, patch: Patch, label: int, policy: OverlapPolicy, *, seen_from: ShownPlane, dims: Dims, replace: bool
+        self,
+        patch: Patch,
+        label: int,
+        policy: OverlapPolicy,
+        *,
+        seen_from: ShownPlane,
+        dims: Dims,
+        earlier: Patch | None = None,
     ) -> Written:
         """Write one object through the layer's own edit; several inside ``block_history`` are one undo step.
 
@@ -104,8 +124,8 @@ class Output:
             In pixels of the plane `seen_from`; brought to the layer's own pixels where those differ.
         label : int
         policy : OverlapPolicy
-        replace : bool
-            Whether the object's earlier pixels on this plane go away first.
+        earlier : Patch, optional
+            What the object was before, in the layer's own pixels; goes away first, unless only empty pixels may change.
 
         Raises
         ------
@@ -115,23 +135,33 @@ class Output:
         self.check_fits(label)
         own = self.plane(dims)
         patch = moved(patch, seen_from.pixel_map(own), own.shape)
-        count = 0
-        if replace:
-            rows, columns, _ = erasure(self._read(own, slice(None), slice(None)), patch, label)
-            count += self._set(own, rows, columns, 0)
+        count, largest = 0, self._largest_there()
+        if earlier is not None and policy is not OverlapPolicy.EMPTY:
+            count += self._erase(own, earlier, patch, label)
         window = self._read(own, patch[0], patch[1])
         local: Patch = (slice(0, window.shape[0]), slice(0, window.shape[1]), patch[2])
         rows, columns, _ = changes(window, local, label, policy)
         rows, columns = rows + patch[0].start, columns + patch[1].start
         count += self._set(own, rows, columns, label)
-        self.largest = max(self.largest or 0, label) if self.largest is not None else None
-        middle = len(rows) // 2
-        witness = tuple(int(i) for i in own.corner(rows[middle], columns[middle])) if len(rows) else None
-        return Written(label, count, witness)
+        if count and largest is not None:
+            self.largest = max(largest, label)
+        return Written(label, count, self._witness(own, patch, label))
 
-    def holds(self, written: Written) -> bool:
-        """Whether what was written is still there."""
-        return written.witness is not None and int(self.layer.data[written.witness]) == written.label
+    def _erase(self, own: ShownPlane, earlier: Patch, patch: Patch, label: int) -> int:
+        """Empty what `earlier` has of the label outside `patch`."""
+        window = np.where(earlier[2], self._read(own, earlier[0], earlier[1]), 0)
+        r0, c0 = earlier[0].start, earlier[1].start
+        kept = _cut(patch[2], patch[0].start - r0, patch[1].start - c0, (window.shape[0], window.shape[1]))
+        rows, columns, _ = erasure(window, kept, label)
+        return self._set(own, rows + r0, columns + c0, 0)
+
+    def _witness(self, own: ShownPlane, patch: Patch, label: int) -> tuple[int, ...] | None:
+        rows, columns = np.nonzero(patch[2] & (self._read(own, patch[0], patch[1]) == label))
+        if not len(rows):
+            return None
+        middle = len(rows) // 2
+        place = own.corner(rows[middle] + patch[0].start, columns[middle] + patch[1].start)
+        return tuple(int(i) for i in place)
 
     def _read(self, own: ShownPlane, rows: slice, columns: slice) -> NDArray[Any]:
         selection: list[int | slice] = list(own.index)
@@ -157,6 +187,9 @@ class Output:
         """Follow what the user paints, so that an id is never given twice."""
         if self.largest is not None:
             self.largest = max([self.largest, *(largest_painted(atom) for atom in event.value)])
+
+    def _on_press(self, _: Labels, event: Any) -> None:
+        self.pressed = tuple(float(x) for x in event.position)
 
     def _on_data(self) -> None:
         self.largest = None

@@ -44,8 +44,9 @@ def new_points(image: Image) -> Points:
         # The ring too: at a small size napari draws hardly anything else.
         border_color=SIGN,
         border_color_cycle=SIGN_COLOURS,
-        size=_mark_size(image),
-        canvas_size_limits=(12, 18),
+        # Small enough to leave a mitochondrion to be seen below it.
+        size=_mark_size(image) / 2,
+        canvas_size_limits=(7, 11),
         **placement(image),
     )
 

@@ -45,6 +45,8 @@ class Workspace:
     """The picture looks different: contrast, gamma, colours or data."""
     tool_changed = Signal()
     """Another tool of a prompt layer is used."""
+    shapes_added = Signal(object)
+    """Shapes were drawn or added: a range of their rows."""
     chosen = Signal()
     """Another layer is used, or one has another name."""
 
@@ -56,6 +58,7 @@ class Workspace:
         self.output: Output | None = None
         self._sets: dict[object, _Set] = {}
         self._version = 0
+        self._shapes_before = 0
         viewer.layers.events.removed.connect(self._on_removed)
         for name in ("point", "order", "ndisplay", "ndim"):
             getattr(viewer.dims.events, name).connect(self._on_dims)
@@ -114,8 +117,26 @@ class Workspace:
         if self.points is not None:
             found += drawn_points(self.points, plane, dims)
         if self.shapes is not None:
-            found += drawn_shapes(self.shapes, plane, dims)
+            # napari has no public name for "the last shape is still being drawn".
+            unfinished = len(self.shapes.data) - 1 if getattr(self.shapes, "_is_creating", False) else None
+            found += [d for d in drawn_shapes(self.shapes, plane, dims) if d.row != unfinished]
         return found
+
+    def place(self, plane: ShownPlane) -> tuple[object, ...]:
+        """What a label that was picked up there belongs to: the image, the output and the plane."""
+        image, labels = self.image, self.labels
+        return (image and image.unique_id, labels and labels.unique_id, plane.key)
+
+    def elsewhere(self, plane: ShownPlane) -> set[tuple[int, ...]]:
+        """Positions along the image's sliders where there are marks, but for this plane's."""
+        found: set[tuple[int, ...]] = set()
+        dims = self.viewer.dims
+        if self.points is not None and len(self.points.data):
+            found |= plane.indices(self.points, np.asarray(self.points.data, float), dims)
+        if self.shapes is not None and len(self.shapes.data):
+            first = [np.asarray(vertices, float)[0] for vertices in self.shapes.data]
+            found |= plane.indices(self.shapes, np.stack(first), dims)
+        return found - {tuple(plane.index[axis] for axis in plane.others)}
 
     def centre(self, plane: ShownPlane) -> tuple[float, float]:
         """(row, column) of the plane's pixel in the middle of the view, kept inside the plane."""
@@ -217,6 +238,11 @@ class Workspace:
                 if layer is not None:
                     self._connect(layer, _MARK_EVENTS, self._on_marks)
                     self._connect(layer, ("mode",), self._on_mode)
+        if shapes is not self.shapes:
+            self._disconnect(self.shapes, ("data",), self._on_shapes)
+            self._shapes_before = 0 if shapes is None else len(shapes.data)
+            if shapes is not None:
+                self._connect(shapes, ("data",), self._on_shapes)
         self.points, self.shapes = points, shapes
         if labels is not self.labels:
             if self.output is not None:
@@ -241,12 +267,12 @@ class Workspace:
             self._sets[image.unique_id] = held
 
     @staticmethod
-    def _connect(layer: Layer, names: tuple[str, ...], callback: Callable[[], None]) -> None:
+    def _connect(layer: Layer, names: tuple[str, ...], callback: Callable[..., None]) -> None:
         for name in names:
             getattr(layer.events, name).connect(callback)
 
     @staticmethod
-    def _disconnect(layer: Layer | None, names: tuple[str, ...], callback: Callable[[], None]) -> None:
+    def _disconnect(layer: Layer | None, names: tuple[str, ...], callback: Callable[..., None]) -> None:
         if layer is not None:
             for name in names:
                 getattr(layer.events, name).disconnect(callback)
@@ -265,6 +291,19 @@ class Workspace:
 
     def _on_marks(self) -> None:
         self.marks_changed.emit()
+
+    def _on_shapes(self, event: Any) -> None:
+        """Tell which shapes are new; napari only says "the last one", however many there are."""
+        if self.shapes is None:
+            return
+        count, action = len(self.shapes.data), str(getattr(event.action, "value", event.action))
+        fresh = range(self._shapes_before, count)
+        if action == "adding":
+            self._shapes_before = count
+        elif action == "added":
+            self._shapes_before = count
+            if fresh:
+                self.shapes_added.emit(fresh)
 
     def _on_dims(self) -> None:
         self.marks_changed.emit()

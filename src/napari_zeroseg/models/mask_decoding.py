@@ -2,9 +2,11 @@
 
 What differs from running the modules as they stand is only the order of the work:
 
-- a projection of (keys + positions) is the projection of the keys plus that of the positions, and the latter is
-  the same for every picture: it is computed once;
-- before the first block the image side is the same for all prompts: it is computed once an embedding;
+- where tokens and the 4096 places of the image meet, a product q · (W k) is computed as (Wᵀ q) · k: the weights are
+  multiplied with the few tokens, and no map of the image is projected at all;
+- the part of such a product that comes from the positions is the same for every picture: W · positions is computed
+  once;
+- before the first block the image side is the same for all prompts: they share it;
 - prompts with different numbers of points share one batch, and attention leaves the filling out;
 - the upscaling convolutions (kernel 2, stride 2) are plain matrix products on channels-last maps, and only the
   masks that are wanted are multiplied out.
@@ -46,14 +48,6 @@ class SparsePrompts:
     masks: Tensor | None
 
 
-@dataclass(frozen=True)
-class ImageSide:
-    """What the decoder needs of one embedding: `keys` (1, 4096, 256) and its projections for the first block."""
-
-    keys: Tensor
-    projected: Tensor
-
-
 class MaskDecoding:
     """Evaluate a SAM prompt encoder and mask decoder for inference.
 
@@ -75,7 +69,7 @@ class MaskDecoding:
         layers = mask_decoder.transformer.layers
         self._blocks = [_Block(layer, positions, dtype) for layer in layers]
         final = mask_decoder.transformer.final_attn_token_to_image
-        self._final = _Projection([(final.k_proj, True), (final.v_proj, False)], positions, dtype)
+        self._final = _TokensToImage(final, positions, dtype)
         self._upscale = _Upscaling(mask_decoder.output_upscaling, dtype)
         self._output_tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
         self._no_mask = prompt_encoder.no_mask_embed.weight.reshape(1, 1, -1)
@@ -119,21 +113,18 @@ class MaskDecoding:
             [none if mask is None else self._prompt_encoder._embed_masks(mask[None, None])[0] for mask in masks]
         )
 
-    def image_side(self, embedding: Tensor) -> ImageSide:
-        """Prepare a (1, 256, 64, 64) embedding for prompts without masks."""
-        keys = embedding.to(self.device, torch.float32).flatten(2).transpose(1, 2) + self._no_mask
-        keys = keys.to(self.dtype)
-        return ImageSide(keys, self._blocks[0].image.apply(keys))
+    def image_side(self, embedding: Tensor) -> Tensor:
+        """Keys (1, 4096, 256) of a (1, 256, 64, 64) embedding, for prompts without masks."""
+        keys: Tensor = embedding.to(self.device, torch.float32).flatten(2).transpose(1, 2) + self._no_mask
+        return keys.to(self.dtype)
 
-    def decode(
-        self, image: ImageSide, embedding: Tensor, prompts: SparsePrompts, wanted: slice
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, keys: Tensor, embedding: Tensor, prompts: SparsePrompts, wanted: slice) -> tuple[Tensor, Tensor]:
         """Answer a batch of prompts.
 
         Parameters
         ----------
-        image : ImageSide
-            Of `embedding`.
+        keys : (1, 4096, 256)
+            From :meth:`image_side` of `embedding`.
         embedding : (1, 256, 64, 64)
         prompts : SparsePrompts
             Of B prompts.
@@ -151,43 +142,75 @@ class MaskDecoding:
         outputs_valid = prompts.valid.new_ones((batch, len(self._output_tokens)))
         valid = torch.cat([outputs_valid, prompts.valid], 1)
         filling = None if bool(valid.all()) else torch.zeros_like(valid, dtype=torch.float32).masked_fill(~valid, -1e9)
-        keys, projected = image.keys, image.projected
         if prompts.masks is not None:
             keys = embedding.to(self.device, torch.float32) + prompts.masks
             keys = keys.flatten(2).transpose(1, 2).to(self.dtype)
-            projected = self._blocks[0].image.apply(keys)
-        queries, keys = self._blocks[0](query_pe, keys, projected, query_pe, filling)
-        for block in self._blocks[1:]:
-            queries, keys = block(queries, keys, block.image.apply(keys), query_pe, filling)
-        queries = self._attend_finally(queries, keys, query_pe)
+        queries = query_pe
+        for block in self._blocks:
+            queries, keys = block(queries, keys, query_pe, filling)
+        queries = self._decoder.transformer.norm_final_attn(queries + self._final(queries + query_pe, keys))
         scores = self._decoder.iou_prediction_head(queries[:, 0])[:, wanted]
         heads = self._decoder.output_hypernetworks_mlps
         hyper = torch.stack([heads[i](queries[:, 1 + i]) for i in range(MASK_TOKENS)[wanted]], 1)
         return self._upscale.masks(keys, hyper), scores.float()
 
-    def _attend_finally(self, queries: Tensor, keys: Tensor, query_pe: Tensor) -> Tensor:
-        transformer = self._decoder.transformer
-        attention = transformer.final_attn_token_to_image
-        k, v = self._final.apply(keys).chunk(2, -1)
-        attended = _tokens_to_image(attention.q_proj(queries + query_pe), k, v)
-        out: Tensor = transformer.norm_final_attn(queries + attention.out_proj(attended))
+
+class _Scores:
+    """How much tokens and places attend to each other: token · (W keys + W positions + b), head by head."""
+
+    def __init__(self, linear: Any, positions: Tensor, dtype: torch.dtype) -> None:
+        self.weight = linear.weight.unflatten(0, (HEADS, -1))
+        self.constant = _heads(linear(positions))[0].transpose(-1, -2).to(dtype).contiguous()
+        self.scale = 1 / math.sqrt(self.weight.shape[1])
+
+    def __call__(self, tokens: Tensor, keys: Tensor) -> Tensor:
+        """(B, N, 128) float32 and (B or 1, 4096, 256) in, (B, heads, N, 4096) out in the image side's dtype."""
+        batch, count = tokens.shape[:2]
+        heads = _heads(tokens * self.scale)
+        of_positions = heads.transpose(0, 1).flatten(1, 2).to(keys.dtype) @ self.constant
+        of_keys = _with_image((heads @ self.weight).flatten(1, 2).to(keys.dtype), keys.transpose(1, 2))
+        of_positions = of_positions.unflatten(1, (batch, count)).transpose(0, 1)
+        scores: Tensor = of_keys.unflatten(1, (HEADS, count)).add_(of_positions)
+        return scores
+
+
+class _TokensToImage:
+    """Attention of the few tokens to the 4096 places."""
+
+    def __init__(self, attention: Any, positions: Tensor, dtype: torch.dtype) -> None:
+        self.attention = attention
+        self.scores = _Scores(attention.k_proj, positions, dtype)
+        self.value_weight = attention.v_proj.weight.unflatten(0, (HEADS, -1)).transpose(-1, -2)
+
+    def __call__(self, tokens: Tensor, keys: Tensor) -> Tensor:
+        """(B, N, 256) float32 and (B or 1, 4096, 256) in, (B, N, 256) float32 out."""
+        attention = self.attention
+        weights = self.scores(attention.q_proj(tokens), keys).float().softmax(-1).to(keys.dtype)
+        seen = _with_image(weights.flatten(1, 2), keys).unflatten(1, (HEADS, -1)).float()
+        # weights add up to 1, so the values' bias goes through them unchanged
+        out: Tensor = attention.out_proj(_join(seen @ self.value_weight) + attention.v_proj.bias)
         return out
 
 
-class _Projection:
-    """Several linear maps of the image side as one product; those of (keys + positions) have the latter built in."""
+class _ImageToTokens:
+    """Attention of the 4096 places to the few tokens, added to the places."""
 
-    def __init__(self, maps: list[tuple[Any, bool]], positions: Tensor, dtype: torch.dtype) -> None:
-        self.weight = torch.cat([linear.weight for linear, _ in maps]).to(dtype)
-        constants = [
-            linear(positions) if with_positions else linear.bias.expand(1, positions.shape[1], -1)
-            for linear, with_positions in maps
-        ]
-        self.constant = torch.cat(constants, -1).to(dtype)
+    def __init__(self, attention: Any, positions: Tensor, dtype: torch.dtype) -> None:
+        self.attention = attention
+        self.scores = _Scores(attention.q_proj, positions, dtype)
+        self.out_weight = attention.out_proj.weight.unflatten(1, (HEADS, -1)).permute(1, 2, 0)
+        self.out_bias = attention.out_proj.bias / HEADS
 
-    def apply(self, keys: Tensor) -> Tensor:
-        """(B, 4096, 256) in, (B, 4096, sum of outputs) out."""
-        return F.linear(keys, self.weight).add_(self.constant)
+    def __call__(self, queries: Tensor, query_pe: Tensor, keys: Tensor, filling: Tensor | None) -> Tensor:
+        """(B, N, 256) float32 twice and (B or 1, 4096, 256) in, (B, 4096, 256) out."""
+        attention = self.attention
+        scores = self.scores(attention.k_proj(queries + query_pe), keys)
+        if filling is not None:
+            scores = scores + filling[:, None, :, None].to(scores.dtype)
+        # the weights of each head add up to 1, so each brings its part of the bias
+        values = _heads(attention.v_proj(queries)) @ self.out_weight + self.out_bias
+        weights = scores.softmax(2).flatten(1, 2).transpose(1, 2)
+        return torch.baddbmm(keys, weights, values.flatten(1, 2).to(keys.dtype))
 
 
 class _Block:
@@ -195,29 +218,19 @@ class _Block:
 
     def __init__(self, layer: Any, positions: Tensor, dtype: torch.dtype) -> None:
         self.layer = layer
-        to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-        self.image = _Projection(
-            [(to_image.k_proj, True), (to_image.v_proj, False), (to_tokens.q_proj, True)], positions, dtype
-        )
-        self.out_weight = to_tokens.out_proj.weight.to(dtype)
-        self.out_bias = to_tokens.out_proj.bias.to(dtype)
+        self.to_image = _TokensToImage(layer.cross_attn_token_to_image, positions, dtype)
+        self.to_tokens = _ImageToTokens(layer.cross_attn_image_to_token, positions, dtype)
         self.norm_weight = layer.norm4.weight.to(dtype)
         self.norm_bias = layer.norm4.bias.to(dtype)
 
     def __call__(
-        self, queries: Tensor, keys: Tensor, projected: Tensor, query_pe: Tensor, filling: Tensor | None
+        self, queries: Tensor, keys: Tensor, query_pe: Tensor, filling: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         layer = self.layer
         queries = self._attend_among_tokens(queries, query_pe, filling)
-        k, v, image_q = projected.chunk(3, -1)
-        attention = layer.cross_attn_token_to_image
-        attended = _tokens_to_image(attention.q_proj(queries + query_pe), k, v)
-        queries = layer.norm2(queries + attention.out_proj(attended))
+        queries = layer.norm2(queries + self.to_image(queries + query_pe, keys))
         queries = layer.norm3(queries + layer.mlp(queries))
-        attention = layer.cross_attn_image_to_token
-        token_k, token_v = attention.k_proj(queries + query_pe), attention.v_proj(queries)
-        attended = _image_to_tokens(image_q, token_k, token_v, filling)
-        keys = F.linear(attended, self.out_weight, self.out_bias).add_(keys)
+        keys = self.to_tokens(queries, query_pe, keys, filling)
         keys = F.layer_norm(keys, keys.shape[-1:], self.norm_weight, self.norm_bias, layer.norm4.eps)
         return queries, keys
 
@@ -251,10 +264,12 @@ class _Upscaling:
         x = F.linear(keys, self.first, self.first_bias).view(batch, SIDE * SIDE * 4, -1)
         x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
         x = F.linear(torch.ops.aten.gelu_(x), self.second, self.second_bias).view(batch, SIDE * SIDE * 16, -1)
-        x = torch.ops.aten.gelu_(x) @ hyper.to(self.dtype).transpose(-1, -2)
-        # rows and columns of the 64 x 64 map, then of the first and of the second doubling
-        x = x.view(batch, SIDE, SIDE, 2, 2, 2, 2, wanted).permute(0, 7, 1, 3, 5, 2, 4, 6)
-        logits: Tensor = x.reshape(batch, wanted, 4 * SIDE, 4 * SIDE).float()
+        x = _with_image(hyper.to(self.dtype), torch.ops.aten.gelu_(x).transpose(1, 2))
+        # rows and columns of the 64 x 64 map, then of the first and of the second doubling; the last two columns of
+        # each place are moved as one number, since copying in so small pieces is what takes long
+        pairs = x.view(torch.int32 if x.element_size() == 2 else torch.int64)
+        pairs = pairs.view(batch, wanted, SIDE, SIDE, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5)
+        logits: Tensor = pairs.reshape(batch, wanted, 4 * SIDE, 2 * SIDE).view(self.dtype).float()
         return logits
 
 
@@ -277,17 +292,14 @@ def _join(x: Tensor) -> Tensor:
     return joined
 
 
-def _tokens_to_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Few tokens look at 4096 places; (B, N, 128) float32 out."""
-    scale = 1 / math.sqrt(q.shape[-1] // HEADS)
-    weights = _heads((q * scale).to(k.dtype)) @ _heads(k).transpose(-1, -2)
-    return _join(weights.float().softmax(-1).to(v.dtype) @ _heads(v)).float()
-
-
-def _image_to_tokens(q: Tensor, k: Tensor, v: Tensor, filling: Tensor | None) -> Tensor:
-    """4096 places look at few tokens; (B, 4096, 128) out in the image side's dtype."""
-    scale = 1 / math.sqrt(q.shape[-1] // HEADS)
-    weights = _heads(q) @ _heads((k * scale).to(q.dtype)).transpose(-1, -2)
-    if filling is not None:
-        weights = weights + filling[:, None, None].to(weights.dtype)
-    return _join(weights.softmax(-1) @ _heads(v.to(q.dtype)))
+def _with_image(rows: Tensor, image: Tensor) -> Tensor:
+    """(B, R, M) @ (B or 1, M, N): prompts that share the image's side are one product."""
+    product: Tensor
+    if len(image) == 1:
+        product = (rows.flatten(0, 1) @ image[0]).unflatten(0, (len(rows), -1))
+    elif rows.device.type == "cpu":
+        # there the batched product of transposed bf16 takes five times as long as one after the other
+        product = torch.stack([one @ its for one, its in zip(rows, image, strict=True)])
+    else:
+        product = rows @ image
+    return product

@@ -16,18 +16,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from napari_zeroseg.devices import memory_error
-from napari_zeroseg.errors import InputError, WeightsError
+from napari_zeroseg.errors import InputError, InputTypeError, WeightsError
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.models import sam_modules
-from napari_zeroseg.models.mask_decoding import ImageSide, MaskDecoding
+from napari_zeroseg.models.mask_decoding import MaskDecoding
 from napari_zeroseg.models.tiny_vit import TinyViT
 from napari_zeroseg.planes import check_picture
+from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Embedding, Patch, Prediction
 from napari_zeroseg.tiling import LARGE_PLANE, whole
 from napari_zeroseg.view import View
 
 if TYPE_CHECKING:
-    from napari_zeroseg.prompts import Prompt
     from napari_zeroseg.registry import ModelSpec
     from napari_zeroseg.weights import Weights
 
@@ -145,7 +145,7 @@ class SamSegmenter:
         tensor = self._preprocess(picture)
         try:
             with torch.inference_mode():
-                encoded = self._encoder(tensor).to("cpu" if self.device.type == "cpu" else self.device)
+                encoded = self._encoder(tensor)
         except torch.OutOfMemoryError as error:
             raise memory_error(self.device, "encoding a picture") from error
         shape = (picture.shape[0], picture.shape[1])
@@ -171,19 +171,10 @@ class SamSegmenter:
 
         Raises
         ------
-        InputError
+        InputError, InputTypeError
             If the embedding is another model's, or a prompt lies outside or is of a kind that SAM does not take.
         """
-        if embedding.model_key != self.model_key:
-            raise InputError("This embedding was made by another model: encode the picture with this one first.")
-        for prompt in prompts:
-            unknown = prompt.kinds - self.spec.accepts
-            if unknown:
-                raise InputError(
-                    f"{self.spec.title} does not take {', '.join(sorted(unknown))} prompts; "
-                    f"it takes {', '.join(sorted(self.spec.accepts))}."
-                )
-            prompt.check_on(embedding.image_shape)
+        self._check(embedding, prompts)
         if embedding.picture is not None:
             view = embedding.memo.get("view")
             if view is None:  # kept, so that a window is encoded once
@@ -195,6 +186,22 @@ class SamSegmenter:
         for first in range(0, len(prompts), size):
             predictions += self._predict_batch(embedding, prompts[first : first + size], multimask)
         return predictions
+
+    def _check(self, embedding: Embedding, prompts: Sequence[Prompt]) -> None:
+        if not isinstance(embedding, Embedding):
+            raise InputTypeError("predict needs what encode returned as its first argument: encode the picture first.")
+        if embedding.model_key != self.model_key:
+            raise InputError("This embedding was made by another model: encode the picture with this one first.")
+        if isinstance(prompts, Prompt) or not all(isinstance(prompt, Prompt) for prompt in prompts):
+            raise InputTypeError("predict needs a list of prompts, such as [Prompt(points=[(row, column)])].")
+        for prompt in prompts:
+            unknown = prompt.kinds - self.spec.accepts
+            if unknown:
+                raise InputError(
+                    f"{self.spec.title} does not take {', '.join(sorted(unknown))} prompts; "
+                    f"it takes {', '.join(sorted(self.spec.accepts))}."
+                )
+            prompt.check_on(embedding.image_shape)
 
     def _preprocess(self, picture: NDArray[np.uint8]) -> Tensor:
         """Resize to 1024, normalise, pad with zeros: (1, 3, 1024, 1024) on the device."""
@@ -209,11 +216,11 @@ class SamSegmenter:
         padded[0, :, :height, :width] = ((channels - mean) / std).to(self.dtype)
         return padded
 
-    def _image_side(self, embedding: Embedding) -> tuple[Tensor, ImageSide]:
+    def _image_side(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         if "side" not in embedding.memo:
             image = torch.as_tensor(embedding.tensors["image"])
             embedding.memo["side"] = image, self._decoding.image_side(image)
-        found: tuple[Tensor, ImageSide] = embedding.memo["side"]
+        found: tuple[Tensor, Tensor] = embedding.memo["side"]
         return found
 
     def _predict_batch(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> list[Prediction]:
