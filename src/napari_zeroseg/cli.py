@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -18,7 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from napari_zeroseg.errors import CancelledError, WriteError, ZerosegError
+from napari_zeroseg import cli_models
+from napari_zeroseg.cli_output import nobody_reads, print_out
+from napari_zeroseg.errors import CancelledError, ZerosegError
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             command(options)
         except BrokenPipeError:
-            return _nobody_reads()
+            return nobody_reads()
         except Exception as error:
             if options.verbose and not isinstance(error, ZerosegError):
                 raise
@@ -69,12 +70,6 @@ def _sentence(error: Exception) -> str:
 
 def _failed(message: str) -> int:
     sys.stderr.write(f"zeroseg: error: {' '.join(message.split())}\n")
-    return 1
-
-
-def _nobody_reads() -> int:
-    """Let go of an output that takes nothing any more, as in `zeroseg models | true`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
@@ -134,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None, verbose=False, quiet=False)
     commands = parser.add_subparsers(title="commands", metavar="")
     _add_demo(commands)
-    _add_models(commands)
+    cli_models.add_commands(commands)
     _add_segment(commands)
     for command in commands.choices.values():
         how_much = command.add_mutually_exclusive_group()
@@ -157,12 +152,6 @@ def _add_demo(commands: Any) -> None:
     _add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(command=_demo)
-
-
-def _add_models(commands: Any) -> None:
-    parser = commands.add_parser("models", help="list the models", description="List the models and their state.")
-    parser.add_argument("--json", action="store_true", help="print the list as JSON")
-    parser.set_defaults(command=_models)
 
 
 def _add_segment(commands: Any) -> None:
@@ -249,35 +238,13 @@ def _field(text: str) -> str | int:
     return int(text)
 
 
-def _models(options: argparse.Namespace) -> None:
-    from napari_zeroseg.registry import list_models
-
-    rows = [
-        {
-            "key": spec.key,
-            "title": spec.title,
-            "family": spec.family,
-            "state": spec.state,
-            "licence": spec.licence,
-            "accepts": sorted(spec.accepts),
-            "megabytes": round(spec.weights.size / 1e6, 1),
-        }
-        for spec in list_models()
-    ]
-    if options.json:
-        _out(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        _out("{key:<20} {title:<24} {family:<8} {state:<15} {licence}".format_map(row))
-
-
 def _demo(options: argparse.Namespace) -> None:
     from napari_zeroseg import demo
 
     model = _load(options)
     report = demo.run(options.file, options.out, model)
     if options.json or not options.quiet:
-        _out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
+        print_out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
     if options.gui:
         demo.show(demo.em_like() if options.file is None else demo.own(options.file, model))
 
@@ -307,13 +274,13 @@ def _segment(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         raise CancelledError("Stopped. Planes that are done are kept: the same command goes on from there.") from None
     if options.json:
-        _out(json.dumps(report, indent=2))
+        print_out(json.dumps(report, indent=2))
         return
     for plane in report["planes"]:
         if plane["fault"]:
             logging.getLogger(__name__).warning("Plane %d was left empty: %s", plane["plane"], plane["fault"])
     if not options.quiet:
-        _out(report["summary"])
+        print_out(report["summary"])
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -327,15 +294,3 @@ def _bar(quiet: bool, total: int, done: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, initial=done, unit="plane", disable=quiet or not sys.stderr.isatty(), leave=False)
-
-
-def _out(text: str) -> None:
-    """Bring text to its reader now, where a failure can still be told."""
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _nobody_reads()
-        raise WriteError(f"The output could not be written ({error.strerror}): send it to another place.") from error

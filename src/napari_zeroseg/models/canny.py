@@ -57,9 +57,7 @@ def _gradient(picture: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np
     return picked[0], picked[1], picked[2]
 
 
-def _ridges(
-    magnitude: NDArray[np.int32], across: NDArray[np.int32], down: NDArray[np.int32]
-) -> NDArray[np.bool_]:
+def _ridges(magnitude: NDArray[np.int32], across: NDArray[np.int32], down: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Where the magnitude is the largest along the direction of the gradient; beyond the border it is 0."""
     around = np.pad(magnitude, 1)
     height, width = magnitude.shape

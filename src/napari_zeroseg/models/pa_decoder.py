@@ -7,6 +7,7 @@ in float32: the cells it samples are chosen by differences of a few ten-thousand
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class Mlp(nn.Module):
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., first size) in, (..., last size) out."""
@@ -112,7 +113,8 @@ class PromptAdapter(nn.Module):
 
     @staticmethod
     def _with(static: nn.Embedding, mlp: Mlp, token: Tensor) -> Tensor:
-        return mlp(torch.cat([static.weight.expand(len(token), -1), token], -1))
+        out: Tensor = mlp(torch.cat([static.weight.expand(len(token), -1), token], -1))
+        return out
 
 
 class PaMaskDecoder(nn.Module):
@@ -120,6 +122,12 @@ class PaMaskDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.transformer: Any
+        self.iou_token: Any
+        self.mask_tokens: Any
+        self.output_upscaling: Any
+        self.output_hypernetworks_mlps: Any
+        self.iou_prediction_head: Any
         for name, child in sam_modules.mask_decoder().named_children():
             self.add_module(name, child)
         self.guiding_conv = nn.Sequential(
@@ -133,9 +141,9 @@ class PaMaskDecoder(nn.Module):
         )
         self.prompt_adapter = PromptAdapter()
 
-    def guide(self, pixels: Tensor) -> Tensor:
-        """Guiding features (1, 4096, 256) of SAM's normalised and padded picture, (1, 3, 1024, 1024)."""
-        features: Tensor = self.guiding_conv(guiding_input(pixels))
+    def guide(self, guiding: Tensor) -> Tensor:
+        """Guiding features (1, 4096, 256) of what :func:`guiding_input` makes of a picture."""
+        features: Tensor = self.guiding_conv(guiding)
         return features.flatten(2).transpose(1, 2)
 
     def forward(
@@ -169,12 +177,12 @@ class PaMaskDecoder(nn.Module):
             For training: cells are sampled with noise, and gradients pass.
         """
         batch = len(tokens)
-        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # type: ignore[union-attr]
+        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         query_pe = torch.cat([outputs.expand(batch, -1, -1), tokens], 1)
         filling = _filling(F.pad(valid, (len(outputs), 0), value=True))
         keys = (image + dense).flatten(2).transpose(1, 2)
         key_pe = image_pe.flatten(2).transpose(1, 2)
-        transformer: Any = self.transformer
+        transformer = self.transformer
         first, second = transformer.layers
         queries, keys = _plain_block(first, query_pe, keys, query_pe, key_pe, filling)
         state = _BlockState(queries, keys, query_pe, key_pe, filling)
@@ -184,7 +192,7 @@ class PaMaskDecoder(nn.Module):
         )
         queries = transformer.norm_final_attn(state.queries + attended)
         upscaled = self.output_upscaling(state.keys.transpose(1, 2).unflatten(2, (64, 64)))
-        hyper = self.output_hypernetworks_mlps[0](queries[:, 1])  # type: ignore[index,operator]
+        hyper = self.output_hypernetworks_mlps[0](queries[:, 1])
         logits = (hyper[:, None] @ upscaled.flatten(2)).unflatten(2, (256, 256))
         scores = self.iou_prediction_head(queries[:, 0])
         uncertain, coarse, refined = (one.unflatten(1, (64, 64)) for one in maps)
