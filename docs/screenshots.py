@@ -22,7 +22,7 @@ os.environ.setdefault("ZEROSEG_CACHE_DIR", tempfile.mkdtemp())
 
 import napari
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QApplication, QWidget
 from scipy import ndimage
@@ -36,7 +36,9 @@ from napari_zeroseg.phantom import em_like_stack
 IMAGES = Path(__file__).parent / "images"
 BUILD = Path(__file__).parents[1] / "build" / "screenshots"
 WINDOW = (1280, 800)
-GREYS, COLOURS = 56, 184
+GREYS, COLOURS = 56, 180
+MARKS = ("#2ecc71", "#ff4d4d", "#38bdf8")
+"""Colours of points and boxes: small, so they are not left to chance."""
 COLOURED = 16
 """Difference of the channels from which a pixel is coloured."""
 PLANE = 3
@@ -155,6 +157,7 @@ def save(picture: Image.Image, path: Path) -> None:
     pixels = np.asarray(picture.convert("RGB")).reshape(1, -1, 3)
     coloured = pixels[:, np.ptp(pixels[0].astype(int), axis=1) > COLOURED]
     palette = np.repeat(np.linspace(0, 255, GREYS).round().astype(np.uint8), 3).tolist()
+    palette += [channel for mark in MARKS for channel in ImageColor.getrgb(mark)]
     if coloured.size:
         palette += Image.fromarray(coloured).quantize(COLOURS, method=Image.Quantize.MEDIANCUT).getpalette()
     holder = Image.new("P", (1, 1))
@@ -227,6 +230,7 @@ def tour_of_chest(tour: Tour) -> None:
     tour.shoot("chest_box")
     tour.press("discard")
     tour.begin("points")
+    tour.layer("points").canvas_size_limits = (20, 24)  # these pictures are shown at half their size
     tour.click(CHEST_CLICK)
     views = []
     for _ in range(3):
@@ -253,7 +257,10 @@ def unfolded(tour: Tour) -> None:
         part.heading.setChecked(True)
     tour.viewer.window.resize(WINDOW[0], 1100)
     tour.settle()
-    save(grabbed(tour.dock), tour.out / "dock.png")
+    picture = grabbed(tour.dock)
+    pixels = np.asarray(picture).astype(int)
+    written = np.flatnonzero((np.abs(pixels - pixels[-1, -1]) > COLOURED).any((1, 2)))
+    save(picture.crop((0, 0, picture.width, written[-1] + 12)), tour.out / "dock.png")
 
 
 def field_of_view(out: Path) -> None:

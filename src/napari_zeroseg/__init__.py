@@ -25,12 +25,15 @@ _HOMES = {
     "Prediction": "segmenter",
     "Prompt": "prompts",
     "PromptKind": "prompts",
+    "Seed": "stack",
     "Segmenter": "segmenter",
+    "StackOptions": "stack",
     "View": "view",
     "ZerosegError": "errors",
     "list_models": "registry",
     "load_model": "registry",
     "open_image": "io.read",
+    "segment_stack": "stack",
     "write_labels": "io.write",
 }
 
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from napari_zeroseg.prompts import Prompt, PromptKind
     from napari_zeroseg.registry import ModelSpec, list_models, load_model
     from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
+    from napari_zeroseg.stack import Seed, StackOptions, segment_stack
     from napari_zeroseg.view import View
 
 __all__ = [
@@ -56,13 +60,16 @@ __all__ = [
     "Prediction",
     "Prompt",
     "PromptKind",
+    "Seed",
     "Segmenter",
+    "StackOptions",
     "View",
     "ZerosegError",
     "__version__",
     "list_models",
     "load_model",
     "open_image",
+    "segment_stack",
     "write_labels",
 ]
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         parser.print_help()
         return 2
-    with _one_line_messages(options), _told_to_stop():
+    with _one_line_messages(options):
         try:
             command(options)
         except BrokenPipeError:
@@ -270,7 +270,8 @@ def _segment(options: argparse.Namespace) -> None:
         options.overwrite,
     )
     try:
-        report = segment_file(job, lambda: _load(options), functools.partial(_bar, options.quiet))
+        with _told_to_stop():
+            report = segment_file(job, lambda: _load(options), functools.partial(_bar, options.quiet))
     except KeyboardInterrupt:
         raise CancelledError("Stopped. Planes that are done are kept: the same command goes on from there.") from None
     if options.json:

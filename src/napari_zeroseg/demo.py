@@ -28,7 +28,7 @@ from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.planes import Planes, check_picture
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.provenance import write_json
-from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.segmenter import Prediction, Segmenter
 from napari_zeroseg.stack import PlaneReport, Prompts, StackOptions, segment_stack
 from napari_zeroseg.view import View
 
@@ -145,16 +145,20 @@ def own(path: Path, model: Segmenter) -> Sample:
     )
 
 
+def _trust(prediction: Prediction) -> float:
+    return float(prediction.scores[prediction.best])
+
+
 def _distinct(view: View, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Keep the prompts whose masks are trusted and do not overlap a better one; at least the best."""
     predictions = view.predict(prompts, multimask=True)
-    ranked = sorted(range(len(prompts)), key=lambda i: -float(predictions[i].scores.max()))
+    ranked = sorted(range(len(prompts)), key=lambda i: -_trust(predictions[i]))
     taken = np.zeros(view.shape, bool)
     kept: list[Prompt] = []
     for i in ranked:
         rows, columns, mask = predictions[i].patch()
         overlap = np.count_nonzero(taken[rows, columns] & mask)
-        if kept and (predictions[i].scores.max() < _GOOD_SCORE or overlap > 0.1 * np.count_nonzero(mask)):
+        if kept and (_trust(predictions[i]) < _GOOD_SCORE or overlap > 0.1 * np.count_nonzero(mask)):
             continue
         taken[rows, columns] |= mask
         kept.append(prompts[i])

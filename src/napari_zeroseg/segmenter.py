@@ -77,6 +77,8 @@ class Prediction:
         (H, W) of the plane.
     field : Field
         Which window of the plane was encoded.
+    choice : int or None
+        Candidate to prefer over that with the highest score.
     """
 
     scores: NDArray[np.float32]
@@ -84,17 +86,19 @@ class Prediction:
     frame: Frame
     shape: tuple[int, int]
     field: Field
+    choice: int | None = None
     _patches: dict[int, Patch] = dataclass_field(default_factory=dict, repr=False)
 
     @property
     def best(self) -> int:
-        """Index of the candidate with the highest predicted IoU."""
-        return int(np.argmax(self.scores))
+        """Index of the candidate with the highest predicted IoU, unless another one is preferred."""
+        return int(np.argmax(self.scores)) if self.choice is None else self.choice
 
     @property
     def order(self) -> list[int]:
         """Indices of the candidates, best first."""
-        return [int(k) for k in np.argsort(-self.scores, kind="stable")]
+        ranked = [int(k) for k in np.argsort(-self.scores, kind="stable")]
+        return [self.best, *(k for k in ranked if k != self.best)]
 
     def patch(self, k: int | None = None) -> Patch:
         """Mask of candidate `k` (the best if None) inside its bounding box: rows, columns, (h, w) bool.

@@ -258,7 +258,13 @@ def segment_planes(
 def _picture(series: Planes, number: int, limits: tuple[float, float] | None) -> NDArray[np.uint8]:
     plane = series.read(number)
     check_picture(plane)
-    return to_uint8(plane, limits)
+    picture = to_uint8(plane, limits)
+    if picture.min() == picture.max():
+        raise InputError(
+            f"All pixels look the same with contrast limits {limits}: give black and white as pixel values that the "
+            "plane has."
+        )
+    return picture
 
 
 def _segment_plane(
@@ -272,5 +278,5 @@ def _segment_plane(
     reports = []
     for seed, prediction in zip(seeds, predictions, strict=True):
         area = instances.write(labels, prediction.patch(), seed.label, options.policy)
-        reports.append(ObjectReport(seed.label, float(prediction.scores.max()), area))
+        reports.append(ObjectReport(seed.label, float(prediction.scores[prediction.best]), area))
     return tuple(reports)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +24,9 @@ FieldChoice = Literal["auto", "plane"] | int
 """Window to encode: chosen by the prompt, the whole plane, or a side in pixels."""
 
 _NARROWEST = 64
+
+_EVERYTHING = 0.8
+"""Part of its window that a candidate must not fill to be preferred for a click (docs/benchmarks.md)."""
 
 _CLOSER_IS_BETTER = 0.05
 """Predicted IoU by which an answer from farther away must be better to be preferred (docs/benchmarks.md)."""
@@ -169,7 +173,7 @@ class View:
             extent = prediction.extent()
             if extent is None or _is_cut(extent, prediction.field, self.shape):
                 return -1.0
-            return float(prediction.scores.max()) + _CLOSER_IS_BETTER * look
+            return float(prediction.scores[prediction.best]) + _CLOSER_IS_BETTER * look
 
         return found[max(range(len(found)), key=merit)]
 
@@ -213,7 +217,7 @@ class View:
                 moved = [_moved(prompts[i], field) for i in batch]
                 predictions = self.model.predict(embedding, moved, several) if moved else []
                 for i, prediction in zip(batch, predictions, strict=True):
-                    answers[i, field] = prediction.on(field, self.shape)
+                    answers[i, field] = _not_everything(prediction).on(field, self.shape)
         return [[answers[i, field] for field in fields] for i, fields in enumerate(looks)]
 
     def _not_flat(self, field: Field, extent: tuple[float, float, float, float]) -> Field:
@@ -221,6 +225,23 @@ class View:
         while field != tiling.whole(self.shape) and _is_flat(self.picture[field.slices]):
             field = tiling.window_for(self.shape, extent, at_least=max(field.shape) + 1)
         return field
+
+
+def _not_everything(prediction: Prediction) -> Prediction:
+    """Prefer a candidate that is an object: one that fills the window is trusted most, but seldom meant by a click."""
+    if len(prediction.scores) == 1:
+        return prediction
+    height, width = prediction.shape
+    # a look at the low resolution spares bringing all candidates to the plane's; its padding is background
+    suspicious = (prediction.logits > 0).mean((1, 2)) > _EVERYTHING * min(height, width) / max(height, width) - 0.05
+    objects = [
+        k
+        for k, doubt in enumerate(suspicious)
+        if not doubt or np.count_nonzero(prediction.patch(k)[2]) < _EVERYTHING * height * width
+    ]
+    if not objects or prediction.best in objects:
+        return prediction
+    return replace(prediction, choice=max(objects, key=lambda k: float(prediction.scores[k])))
 
 
 def _is_flat(picture: NDArray[np.uint8]) -> bool:

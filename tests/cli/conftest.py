@@ -138,7 +138,3 @@ def start(tmp_path):
     for process in children:
         process.kill()
         process.communicate()
-
-
-def coordinates(numbers: Sequence[float]) -> str:
-    return ",".join(map(str, numbers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.layers import Image, Labels, Points, Shapes
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 
 from napari_zeroseg._napari.keys import ENTER, ESCAPE, KEYS
 
@@ -52,10 +52,18 @@ def test_a_polygon_being_drawn_keeps_enter_and_escape(clicked):
     shapes = clicked.workspace.shapes
     clicked.viewer.layers.selection.active = shapes
     shapes.mode = "add_polygon"
-    shapes._is_creating = True
+    canvas = clicked.viewer.window._qt_viewer.canvas.native
+    middle = canvas.rect().center()
+    for right, down in ((0, 0), (40, 0), (40, 40)):
+        clicked.qtbot.mouseMove(canvas, middle + QPoint(right, down))
+        clicked.qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=middle + QPoint(right, down))
+    assert shapes._is_creating
     press(clicked, Qt.Key.Key_Return)
     assert not shapes._is_creating
+    assert len(shapes.data) == 1
     assert not clicked.workspace.labels.data.any()
+    shapes.data = []
+    clicked.until(lambda: clicked.session.asking.answer is not None)
     press(clicked, Qt.Key.Key_Return)
     assert clicked.workspace.labels.data.any()
 

@@ -82,11 +82,11 @@ def test_old_labels_stay_until_the_new_ones_are_whole(source, tmp_path):
 def test_the_window_of_the_file_is_what_the_model_sees(tmp_path):
     source = write_dicom(tmp_path / "picture.dcm", em_like_stack(1, 64)[0][0].astype(np.uint16) * 10)
     seen = []
-    for name, contrast in (("a.npy", None), ("b.npy", (0.0, 255.0))):
+    for name, contrast in (("a.npy", None), ("b.npy", (0.0, 2550.0))):
         report = segment_file(SegmentRun(source, tmp_path / name, PROMPTS, contrast=contrast), load_model, no_bar)
         seen.append(report["settings"]["contrast"])
     assert seen[0] == pytest.approx((700, 1700), abs=2)
-    assert seen[1] == (0.0, 255.0)
+    assert seen[1] == (0.0, 2550.0)
 
 
 def write_dicom(path: Path, pixels: np.ndarray) -> Path:

@@ -163,6 +163,17 @@ class TestRunning:
         assert "the disk of the picture is away" in caplog.text
         assert [plane.any() for plane in labels] == [False, True, False]
 
+    def test_a_plane_that_the_contrast_makes_flat_is_left_empty(self, stack, model, store):
+        raw, truth = stack
+        dark = raw.copy()
+        dark[0] //= 10
+        reports = []
+        options = StackOptions(limits=(100.0, 200.0))
+        prompts = prompts_of(truth[1])[:1]
+        segment_stack(dark[:2], model, prompts, options=options, store=store, progress=reports.append)
+        assert reports[0].fault.startswith("All pixels look the same with contrast limits (100.0, 200.0)")
+        assert not reports[1].fault
+
     def test_cancel(self, stack, model, store):
         raw, truth = stack
         token = CancelToken()

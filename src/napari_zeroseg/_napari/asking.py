@@ -114,6 +114,13 @@ class Asking:
             return []
         return [one.patches[k] for one, k in zip(self.answer.objects, self._chosen, strict=True)]
 
+    @property
+    def scores(self) -> list[float]:
+        """The IoU that the model predicts for the mask shown of each object."""
+        if self.answer is None:
+            return []
+        return [one.scores[k] for one, k in zip(self.answer.objects, self._chosen, strict=True)]
+
     def marks(self, plane: ShownPlane) -> list[Marks]:
         """What describes each object on a plane: what was drawn there, and the label that was picked up."""
         drawn = self._workspace.drawn(plane)

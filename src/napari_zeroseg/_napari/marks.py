@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon
 
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.prompts import Prompt, PromptKind
 from napari_zeroseg.segmenter import Patch
 
@@ -115,6 +116,8 @@ class Marks:
             mask[rows, columns] |= patch
         for outline in filled:
             mask[polygon(outline[:, 0], outline[:, 1], shape)] = True
+        if not mask.any():
+            raise InputError("The outline holds no pixel of the picture: draw it over the picture, around the object.")
         return mask
 
 

@@ -41,10 +41,11 @@ def new_points(image: Image) -> Points:
         feature_defaults={SIGN: POSITIVE, OBJECT: 1},
         face_color=SIGN,
         face_color_cycle=SIGN_COLOURS,
-        border_color="white",
-        border_width=0.12,
+        # The ring too: at a small size napari draws hardly anything else.
+        border_color=SIGN,
+        border_color_cycle=SIGN_COLOURS,
         size=_mark_size(image),
-        canvas_size_limits=(10, 16),
+        canvas_size_limits=(12, 18),
         **placement(image),
     )
 
@@ -58,7 +59,7 @@ def new_shapes(image: Image) -> Shapes:
         feature_defaults={OBJECT: 1},
         edge_color=OUTLINE,
         face_color="transparent",
-        edge_width=_mark_size(image) / 5,
+        edge_width=_mark_size(image) / 3,
         **placement(image),
     )
 

@@ -213,7 +213,7 @@ class SegmentDock(QWidget):
             QLabel#zeroseg_key {{ border: 1px solid {theme.secondary}; border-radius: 3px; padding: 1px 6px; }}
             QLabel#zeroseg_heading {{ color: {theme.secondary}; }}
             QPushButton {{ padding: 4px 6px; }}
-            QPushButton:checked {{ background: {theme.current}; color: white; }}
+            QPushButton:checked {{ background: {theme.current}; color: {theme.text}; }}
             QPushButton#zeroseg_accept {{ padding: 7px; font-weight: bold; }}
             QPushButton#zeroseg_accept:enabled {{ background: #1f8a4c; color: white; }}
             QPushButton#zeroseg_accept:enabled:hover {{ background: #27a35b; }}
@@ -341,17 +341,23 @@ class SegmentDock(QWidget):
     def _refresh_result(self) -> None:
         session = self.session
         self.status.show_status(session.status.text, session.status.tone)
-        current = session.asking.current
-        if current is None:
-            self.candidates.show_candidate(0, 0, None)
-        else:
-            one, shown = current
-            self.candidates.show_candidate(shown + 1, len(one.scores), one.scores[shown])
+        self._refresh_candidates()
         self.accept.setEnabled(session.can_accept)
         self.predict.setVisible(not session.options.live)
         self.predict.setEnabled(session.asking.is_pending)
         self.undo.setEnabled(bool(session.ledger.steps))
         self.refine.setEnabled(session.workspace.labels is not None)
+
+    def _refresh_candidates(self) -> None:
+        asking = self.session.asking
+        current, scores = asking.current, asking.scores
+        if current is None:
+            self.candidates.show_nothing()
+        elif len(scores) > 1 and len(current[0].scores) == 1:
+            self.candidates.show_several(scores)
+        else:
+            one, shown = current
+            self.candidates.show_candidate(shown + 1, len(one.scores), one.scores[shown])
 
 
 def _end(session: Session, keys: Keys, _: object = None) -> None:

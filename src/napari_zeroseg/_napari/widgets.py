@@ -200,6 +200,8 @@ class Candidates(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         self.text = QLabel()
         self.text.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        # A long text must not make the dock wider than the user has it.
+        self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.button = QPushButton("Next  M")
         self.button.setToolTip("Show the next mask that this click may mean (M)")
         keep_keys_free(self.button)
@@ -207,16 +209,24 @@ class Candidates(QWidget):
         row.addWidget(self.text, 1)
         row.addWidget(self.button)
 
-    def show_candidate(self, number: int, count: int, score: float | None) -> None:
-        """Show candidate `number` (from 1) of `count`; a score of None shows that there is no preview."""
-        if score is None:
-            self.text.setText("no preview")
-        elif count == 1:
-            self.text.setText(f"predicted IoU {score:.2f}")
-        else:
-            self.text.setText(f"candidate {number} of {count} (IoU {score:.2f})")
-        self.text.setEnabled(score is not None)
+    def show_candidate(self, number: int, count: int, score: float) -> None:
+        """Show candidate `number` (from 1) of `count` and the IoU that the model predicts for it."""
+        self._show(f"candidate {number} of {count} (IoU {score:.2f})" if count > 1 else f"predicted IoU {score:.2f}")
         self.button.setEnabled(count > 1)
+
+    def show_several(self, scores: Sequence[float]) -> None:
+        """Show the predicted IoUs of several objects."""
+        self._show(f"{len(scores)} objects (IoU {min(scores):.2f} to {max(scores):.2f})")
+        self.button.setEnabled(False)
+
+    def show_nothing(self) -> None:
+        """Show that there is no preview."""
+        self._show("no preview", there=False)
+        self.button.setEnabled(False)
+
+    def _show(self, text: str, *, there: bool = True) -> None:
+        self.text.setText(text)
+        self.text.setEnabled(there)
 
 
 class Folded(QWidget):
@@ -251,7 +261,7 @@ class KeyTable(QWidget):
         super().__init__(parent)
         grid = QGridLayout(self)
         grid.setContentsMargins(4, 0, 0, 0)
-        grid.setVerticalSpacing(4)
+        grid.setVerticalSpacing(6)
         grid.setColumnStretch(1, 1)
         for row, key in enumerate(KEYS):
             name = QLabel(key.name)
@@ -260,7 +270,7 @@ class KeyTable(QWidget):
             does = QLabel(key.does)
             does.setWordWrap(True)
             grid.addWidget(name, row, 0, Qt.AlignmentFlag.AlignTop)
-            grid.addWidget(does, row, 1)
+            grid.addWidget(does, row, 1, Qt.AlignmentFlag.AlignTop)
 
 
 def icon(kind: str, colour: str) -> QIcon:

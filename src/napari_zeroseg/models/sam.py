@@ -109,7 +109,8 @@ def encoder_of(network: SamNetwork, device: torch.device, dtype: torch.dtype) ->
     encoder = network.image_encoder
     if isinstance(encoder, TinyViT):
         encoder.fuse()
-        encoder.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        encoder.narrow(dtype)
+        encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return encoder
     return partial(vit.encode, encoder.to(device, dtype))
 
