@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Callable
@@ -77,19 +78,52 @@ def generated() -> Callable[[str, tuple[int, ...]], np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def fill(generated: Callable[[str, tuple[int, ...]], np.ndarray]) -> Callable[[torch.nn.Module, str], None]:
+def weights_by_rule(
+    generated: Callable[[str, tuple[int, ...]], np.ndarray],
+) -> Callable[[dict[str, list[int]]], dict[str, torch.Tensor]]:
+    """Weights that follow from the names and shapes of a checkpoint's entries, the same on every machine."""
+    codes = ("_token.weight", "_tokens.weight", "_embed.weight", "pos_embed", "gaussian_matrix")
+
+    def make(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+        made = {}
+        for key, shape in shapes.items():
+            if not shape:  # BatchNorm's counters
+                made[key] = torch.tensor(0)
+                continue
+            drawn = generated(key, tuple(shape))
+            if len(shape) == 1:
+                drawn = 1 + 0.2 * drawn if key.endswith(".weight") else 0.1 * drawn
+                if key.endswith("running_var"):
+                    drawn = np.abs(drawn) + 0.5
+            elif not (key.endswith(codes) or "point_embeddings." in key):
+                drawn = drawn / math.sqrt(math.prod(shape) / shape[0])
+                if ".prompt_adapter." in key and key.endswith(("_mlp.layers.2.weight", ".out_proj.weight")):
+                    drawn = 0.25 * drawn
+            made[key] = torch.from_numpy(drawn.astype(np.float32))
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fill(
+    weights_by_rule: Callable[[dict[str, list[int]]], dict[str, torch.Tensor]],
+) -> Callable[[torch.nn.Module, str], None]:
     """Fill a module with generated weights, keyed by their names after a prefix."""
-    codes = ("_token.weight", "_tokens.weight", "_embed.weight", "gaussian_matrix")
 
     def do(module: torch.nn.Module, prefix: str) -> None:
-        made = {}
-        for key, value in module.state_dict().items():
-            drawn = generated(prefix + key, tuple(value.shape))
-            if value.ndim == 1:
-                drawn = 1 + 0.2 * drawn if key.endswith(".weight") else 0.1 * drawn
-            elif not ((prefix + key).endswith(codes) or "point_embeddings." in key):
-                drawn = drawn / math.sqrt(value.numel() / value.shape[0])
-            made[key] = torch.from_numpy(drawn.astype(np.float32))
-        module.load_state_dict(made)
+        shapes = {prefix + key: list(value.shape) for key, value in module.state_dict().items()}
+        made = weights_by_rule(shapes)
+        module.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in made.items()})
 
     return do
+
+
+@pytest.fixture(scope="session")
+def published_keys() -> Callable[[str], dict[str, dict[str, list[int]]]]:
+    """Names and shapes of the entries of published checkpoints, see tests/data/README.md."""
+
+    def read(name: str) -> dict[str, dict[str, list[int]]]:
+        return json.loads((DATA / f"{name}_keys.json").read_text())
+
+    return read

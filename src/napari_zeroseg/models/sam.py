@@ -5,6 +5,7 @@ Kirillov et al., "Segment Anything", ICCV 2023; MobileSAM: Zhang et al., 2023.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from napari_zeroseg.devices import memory_error
+from napari_zeroseg.devices import is_out_of_memory, memory_error, release
 from napari_zeroseg.errors import InputError, WeightsError
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.models import sam_modules, vit
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from napari_zeroseg.prompts import Prompt
     from napari_zeroseg.registry import ModelSpec
     from napari_zeroseg.weights import Weights
+
+_log = logging.getLogger(__name__)
 
 BATCH = {"cpu": 16, "cuda": 64, "mps": 16}
 
@@ -146,6 +149,7 @@ class SamSegmenter:
         self.pipeline = pipeline
         self.model_key = f"{weights_hash[:16]}-{pipeline.version}-{str(dtype).removeprefix('torch.')}"
         network.eval().requires_grad_(False)
+        self._network = network
         self._encoder = encoder_of(network, device, dtype)
         self._prompts = PromptEmbedding(network.prompt_encoder, device)
         self._prepare_decoder(network)
@@ -180,11 +184,7 @@ class SamSegmenter:
         # an alpha channel is a mask of the layout, not part of what is seen
         picture = to_uint8(array[..., :3] if array.ndim == 3 else array)
         pixels = self.pipeline.pixels(picture)
-        try:
-            with torch.inference_mode():
-                tensors = self._encode(pixels.to(self.device))
-        except torch.OutOfMemoryError as error:
-            raise memory_error(self.device, "encoding a picture") from error
+        tensors = self._encode_where_it_fits(pixels)
         shape = (picture.shape[0], picture.shape[1])
         large = max(shape) > LARGE_PLANE
         return Embedding(tensors, shape, self.model_key, whole(shape), picture if large else None)
@@ -220,9 +220,41 @@ class SamSegmenter:
             return View(self, embedding.picture, whole_embedding=embedding).predict(prompts, multimask)
         predictions: list[Prediction] = []
         size = BATCH[self.device.type]
-        for first in range(0, len(prompts), size):
-            predictions += self._predict_batch(embedding, prompts[first : first + size], multimask)
+        while len(predictions) < len(prompts):
+            batch = prompts[len(predictions) : len(predictions) + size]
+            try:
+                predictions += self._predict_batch(embedding, batch, multimask)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise memory_error(self.device, "answering a prompt") from error
+                size = len(batch) // 2
+                release(self.device)
+                _log.info("%s is short of memory: prompts are answered %d at a time.", self.device, size)
         return predictions
+
+    def _encode_where_it_fits(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Encode on the model's device, or on the CPU where that one runs out of memory."""
+        try:
+            with torch.inference_mode():
+                return self._encode(pixels.to(self.device))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.device.type == "cpu":
+                raise memory_error(self.device, "encoding a picture") from error
+            _log.warning("%s ran out of memory; this picture is encoded on the CPU, which takes longer.", self.device)
+        release(self.device)
+        with torch.inference_mode():
+            return self._encode_on_cpu(pixels)
+
+    def _encode_on_cpu(self, pixels: Tensor) -> dict[str, Tensor]:
+        self._network.image_encoder.to("cpu")
+        try:
+            return {name: tensor.to(self.device) for name, tensor in self._encode(pixels).items()}
+        finally:
+            self._network.image_encoder.to(self.device)
 
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """1 x 3 x side x side float32 to the tensors of an embedding."""
@@ -230,11 +262,8 @@ class SamSegmenter:
 
     def _predict_batch(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> list[Prediction]:
         frame = self.pipeline.frame(embedding.image_shape)
-        try:
-            with torch.inference_mode():
-                logits, scores = self._decode(embedding, self._embed(prompts, frame), multimask)
-        except torch.OutOfMemoryError as error:
-            raise memory_error(self.device, f"answering {len(prompts)} prompts") from error
+        with torch.inference_mode():
+            logits, scores = self._decode(embedding, self._embed(prompts, frame), multimask)
         low_res, predicted = logits.cpu().numpy(), scores.cpu().numpy()
         return [
             Prediction(predicted[i], low_res[i], frame, embedding.image_shape, embedding.field)
