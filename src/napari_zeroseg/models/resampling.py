@@ -51,7 +51,13 @@ def bilinear_twice(length: int, middle: int, side: int, cells: int, first: int, 
     return start, fine @ coarse
 
 
-def thresholded(values: NDArray[np.float32], threshold: float, shape: tuple[int, int], matrix: MakeMatrix) -> Patch:
+def thresholded(
+    values: NDArray[np.float32],
+    threshold: float,
+    shape: tuple[int, int],
+    matrix: MakeMatrix,
+    within: tuple[slice, slice] | None = None,
+) -> Patch:
     """Bring low-resolution values to the picture's pixels and threshold them, inside the object's bounding box.
 
     Parameters
@@ -64,10 +70,13 @@ def thresholded(values: NDArray[np.float32], threshold: float, shape: tuple[int,
         (H, W) of the picture.
     matrix : callable
         Interpolation of one axis.
+    within : tuple of slice, optional
+        Rows and columns of the picture in which the object is looked for; left out, all of them.
     """
     above = values > threshold
+    limits = within if within is not None else (slice(0, shape[0]), slice(0, shape[1]))
     spans = [
-        _reach(np.flatnonzero(above.any(1 - axis)), shape[axis] / values.shape[axis], shape[axis]) for axis in (0, 1)
+        _reach(np.flatnonzero(above.any(1 - axis)), shape[axis] / values.shape[axis], limits[axis]) for axis in (0, 1)
     ]
     if spans[0] is None or spans[1] is None:
         return _empty()
@@ -77,12 +86,14 @@ def thresholded(values: NDArray[np.float32], threshold: float, shape: tuple[int,
     return _trimmed((rows @ window @ columns.T) > threshold, spans[0][0], spans[1][0])
 
 
-def _reach(cells: NDArray[np.intp], pixels: float, length: int) -> tuple[int, int] | None:
-    """First and past-the-last pixel that the filled cells can reach."""
+def _reach(cells: NDArray[np.intp], pixels: float, limits: slice) -> tuple[int, int] | None:
+    """First and past-the-last pixel that the filled cells can reach within `limits`."""
     if not len(cells):
         return None
     # two cells of margin: each of two interpolations in a row reaches one neighbour
-    return max(0, int((cells[0] - 2) * pixels)), min(length, int((cells[-1] + 3) * pixels) + 1)
+    first = max(limits.start, int((cells[0] - 2) * pixels))
+    last = min(limits.stop, int((cells[-1] + 3) * pixels) + 1)
+    return (first, last) if first < last else None
 
 
 def _empty() -> Patch:
