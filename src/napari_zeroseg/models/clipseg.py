@@ -16,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from napari_zeroseg.catalogue import CLIPSEG
 from napari_zeroseg.devices import is_out_of_memory, memory_error, release
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.intensity import to_uint8
@@ -28,11 +29,13 @@ from napari_zeroseg.models.sam import check_kinds
 from napari_zeroseg.planes import check_picture
 from napari_zeroseg.segmenter import Embedding, Prediction
 from napari_zeroseg.tiling import whole
+from napari_zeroseg.weights import Weights, locate, weights_of
+from napari_zeroseg.weights.reading import FOLDER_FILES, read_file
 
 if TYPE_CHECKING:
     from napari_zeroseg.prompts import Prompt
     from napari_zeroseg.registry import ModelSpec
-    from napari_zeroseg.weights import Weights
+    from napari_zeroseg.weights import Found
 
 __all__ = ["ClipSegSegmenter", "at_threshold", "build", "heat_map", "mix"]
 
@@ -54,30 +57,29 @@ def build(spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.
     """
     tensors, folder, name = weights.tensors, weights.folder, weights.sha256[:16]
     vocabulary = find_vocabulary(folder)
+    if vocabulary is None:  # it is the same for every CLIPSeg
+        vocabulary = find_vocabulary(*(found.path.parent for _, found in _on_this_machine()))
     if is_original(tensors):
-        beside = None if has_clip(tensors) and vocabulary else _other_clipseg(folder)
+        beside = None if has_clip(tensors) else _other_clipseg(folder)
         tensors = convert_original(tensors, beside.tensors if beside else None)
-        if beside is not None:
-            name += f"-{beside.sha256[:8]}"
-            vocabulary = find_vocabulary(folder, beside.folder)
+        name += f"-{beside.sha256[:8]}" if beside else ""
         folder = None  # what configuration lies there is of other weights
     module = build_module(tensors, folder, spec.title)
     return ClipSegSegmenter(spec, module, name, vocabulary, device, dtype)
 
 
+def _on_this_machine() -> list[tuple[ModelSpec, Found]]:
+    """CLIPSegs that need no download, and where they are."""
+    return [(spec, found) for spec in CLIPSEG if (found := locate(spec)) is not None]
+
+
 def _other_clipseg(folder: Path | None) -> Weights | None:
     """A CLIPSeg under transformers' names: beside the file that is loaded, else any that is on this machine."""
-    from napari_zeroseg.catalogue import CLIPSEG
-    from napari_zeroseg.weights import locate
-    from napari_zeroseg.weights.folder import weights_of
-    from napari_zeroseg.weights.reading import FOLDER_FILES, read_file
-
-    if folder is not None:
-        for name in FOLDER_FILES:
-            if (folder / name).is_file():
-                return read_file(folder / name)
-    there = (spec for spec in CLIPSEG if locate(spec) is not None)
-    candidates = (weights_of(spec) for spec in there)
+    beside = [folder / name for name in FOLDER_FILES] if folder is not None else []
+    for path in beside:
+        if path.is_file():
+            return read_file(path)
+    candidates = (weights_of(spec) for spec, _ in _on_this_machine())
     return next((found for found in candidates if not is_original(found.tensors)), None)
 
 

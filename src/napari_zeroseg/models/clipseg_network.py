@@ -114,8 +114,15 @@ def build_module(tensors: Mapping[str, Tensor], folder: Path | None, title: str)
 
     # files of earlier versions of transformers hold these counts from 0 as well
     own = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
+    sizes = configuration(own, folder, title)
+    blocks, last = sizes.vision_config.num_hidden_layers, max(sizes.extract_layers)
+    if last >= blocks:
+        raise WeightsError(
+            f"These weights are not {title}'s: their image encoder has {blocks} blocks, and {last + 1} are needed. "
+            "Choose the model that they belong to."
+        )
     with torch.device("meta"):
-        module = CLIPSegForImageSegmentation(configuration(own, folder, title))
+        module = CLIPSegForImageSegmentation(sizes)
     load_strictly(module, own, title)
     for part in module.modules():
         if isinstance(part._buffers.get("position_ids"), Tensor):

@@ -51,11 +51,11 @@ class ProbabilityFrame:
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """(h, w) logits to the (H, W) probabilities on the picture, box or no box."""
-        (_, rows), (_, columns) = (
-            resampling.bilinear(length, cells, 0, length)
-            for length, cells in zip(self.shape, logits.shape, strict=True)
-        )
-        on_picture: NDArray[np.float32] = rows @ _sigmoid(logits) @ columns.T
+        row, rows = resampling.bilinear(self.shape[0], logits.shape[0], 0, self.shape[0])
+        column, columns = resampling.bilinear(self.shape[1], logits.shape[1], 0, self.shape[1])
+        # of a picture smaller than the answer, the outermost cells are not used
+        used = _sigmoid(logits[row : row + rows.shape[1], column : column + columns.shape[1]])
+        on_picture: NDArray[np.float32] = rows @ used @ columns.T
         return on_picture
 
     def score(self, logits: NDArray[np.float32]) -> float:
