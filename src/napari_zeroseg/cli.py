@@ -8,9 +8,7 @@ import functools
 import json
 import logging
 import re
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from napari_zeroseg import cli_models
-from napari_zeroseg.cli_output import nobody_reads, print_out
+from napari_zeroseg.cli_terminal import nobody_reads, print_out, told_to_stop
 from napari_zeroseg.errors import CancelledError, ZerosegError
 
 Command = Callable[[argparse.Namespace], None]
@@ -71,23 +69,6 @@ def _sentence(error: Exception) -> str:
 def _failed(message: str) -> int:
     sys.stderr.write(f"zeroseg: error: {' '.join(message.split())}\n")
     return 1
-
-
-@contextlib.contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """Stop as with Ctrl-C when a cluster's queue asks for it (SIGTERM), so that nothing half-written stays behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 @contextlib.contextmanager
@@ -270,7 +251,7 @@ def _segment(options: argparse.Namespace) -> None:
         options.overwrite,
     )
     try:
-        with _told_to_stop():
+        with told_to_stop():
             report = segment_file(job, lambda: _load(options), functools.partial(_bar, options.quiet))
     except KeyboardInterrupt:
         raise CancelledError("Stopped. Planes that are done are kept: the same command goes on from there.") from None

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_zeroseg.cli_output import print_out
+from napari_zeroseg.cli_terminal import print_out, told_to_stop
 from napari_zeroseg.errors import CancelledError, LicenceError, WeightsError
 
 if TYPE_CHECKING:
@@ -96,13 +96,16 @@ def _download(options: argparse.Namespace) -> None:
     accepted = options.accept_licence
     if not was_ready:
         offer = offer_of(options.key).sentence(spec.title)
-        _log.info("%s", offer)
-        accepted = accepted or _asked(offer, options.quiet)
+        if accepted:
+            _log.info("%s", offer)
+        else:
+            accepted = _asked(offer)
     with _Bar(options.quiet or options.json) as bar:
         try:
-            path = download_model(
-                options.key, licence_accepted=accepted, progress=bar, accept_change=options.accept_change
-            )
+            with told_to_stop():
+                path = download_model(
+                    options.key, licence_accepted=accepted, progress=bar, accept_change=options.accept_change
+                )
         except KeyboardInterrupt:
             raise CancelledError("Stopped. What has come is kept: the same command goes on from there.") from None
     done = {"key": spec.key, "path": str(path), "size": path.stat().st_size, "was_ready": was_ready}
@@ -110,13 +113,11 @@ def _download(options: argparse.Namespace) -> None:
     _report(options, done, sentence)
 
 
-def _asked(offer: str, quiet: bool) -> bool:
+def _asked(offer: str) -> bool:
     """Ask a person for consent; where there is none, the error says how to give it."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    if quiet:
-        sys.stderr.write(offer + "\n")
-    sys.stderr.write("Accept this licence and download? [y/N] ")
+    sys.stderr.write(f"{offer}\nAccept this licence and download? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise LicenceError("The licence was not accepted, and nothing was downloaded.")

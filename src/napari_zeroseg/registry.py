@@ -13,7 +13,8 @@ from napari_zeroseg import weights as weight_files
 from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM, ModelSpec, named_variant
 from napari_zeroseg.errors import UnknownModelError
 from napari_zeroseg.segmenter import Segmenter
-from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource, folder
+from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource
+from napari_zeroseg.weights.cards import cards
 from napari_zeroseg.weights.sources import ADDED
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def list_models() -> list[ModelSpec]:
             found.setdefault(spec.key, spec)
         else:
             _log.warning("The entry point %s names no ModelSpec and is left out.", entry.value)
-    for card in folder.cards():
+    for card in cards():
         if card.key in found:
             continue
         if card.base not in found:

@@ -12,16 +12,9 @@ from typing import TYPE_CHECKING
 
 from napari_zeroseg.errors import UnknownModelError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, model_folder
 from napari_zeroseg.weights.download import one_at_a_time
-from napari_zeroseg.weights.folder import (
-    OWN,
-    PUBLISHED,
-    Card,
-    check_family,
-    locate,
-    megabytes,
-    model_folder,
-)
+from napari_zeroseg.weights.folder import check_family, locate, megabytes
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import Weights, check_whole, file_of, hash_again, read_file
 
@@ -225,7 +218,7 @@ def _store(file: Path, folder: Path, card: Card, link: bool) -> None:
         raise WriteError(f"{file.name} could not be copied to {folder} ({error.strerror}): make room there.") from error
     finally:
         temporary.unlink(missing_ok=True)
-    _log.info("%s was added as %s.", file, card.key)
+    _log.debug("%s was added as %s.", file, card.key)
 
 
 def _linked(file: Path, target: Path) -> bool:

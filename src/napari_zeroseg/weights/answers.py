@@ -78,14 +78,16 @@ def explained(url: str) -> Iterator[None]:
         yield
     except requests.exceptions.SSLError as error:
         raise DownloadError(
-            f"The certificate of {host} is not trusted: behind a proxy that inspects traffic, set REQUESTS_CA_BUNDLE "
-            "to its certificate."
+            f"A secure connection to {host} could not be made: behind a proxy that inspects traffic, set "
+            "REQUESTS_CA_BUNDLE to its certificate."
         ) from error
     except requests.exceptions.ProxyError as error:
         raise BrokenError("the proxy named in the environment does not let us through") from error
     except requests.exceptions.Timeout as error:
         raise BrokenError("no answer in time") from error
-    except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise BrokenError("cut off") from error
+    except requests.exceptions.ConnectionError as error:
         timed_out = "timed out" in str(error).lower()
         raise BrokenError("no answer in time" if timed_out else "no connection") from error
     except requests.exceptions.TooManyRedirects as error:

@@ -15,19 +15,9 @@ from filelock import FileLock, Timeout
 from napari_zeroseg.errors import DownloadError, LicenceError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
+from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, forget_pin, model_folder, read_card
 from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
-from napari_zeroseg.weights.folder import (
-    LOCK,
-    PINNED,
-    PUBLISHED,
-    Card,
-    bring,
-    forget_pin,
-    locate,
-    model_folder,
-    read_card,
-    size_in_words,
-)
+from napari_zeroseg.weights.folder import bring, locate, size_in_words
 from napari_zeroseg.weights.reading import check_whole
 from napari_zeroseg.weights.sources import WeightsSource, host_of
 
@@ -192,7 +182,7 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
     # The card goes first: were this process killed in between, the hash would still be remembered.
     card.write()
     _settle(part, card.path)
-    _log.info("%s is ready: %s", spec.title, card.path)
+    _log.debug("%s is ready: %s", spec.title, card.path)
     return card.path
 
 
@@ -214,8 +204,10 @@ def _identity(source: WeightsSource) -> dict[str, str]:
     """Say who the user is, to a hub only, and only if the user has logged in there."""
     if source.hub is None or Settings.from_environment().mirror:
         return {}
-    from huggingface_hub import get_token
-
+    try:
+        from huggingface_hub import get_token
+    except ImportError:
+        return {}
     token = get_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 

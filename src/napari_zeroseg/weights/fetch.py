@@ -37,8 +37,8 @@ from napari_zeroseg.weights.sources import host_of
 
 _log = logging.getLogger(__name__)
 
-CHUNK = 1 << 16
-"""Bytes between two looks at the cancel token; small, for slow lines."""
+CHUNK = 1 << 14
+"""Bytes between two looks at the cancel token, and the most that a broken connection costs; small, for slow lines."""
 
 REPORT_EVERY = 0.1
 """Seconds between two reports of progress."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from napari_zeroseg.settings import Settings
 
@@ -15,6 +15,8 @@ EMBEDDED = "embedded:"
 """Prefix of a source that lies inside this package."""
 HUB = "hub:"
 """Prefix of a source on a model hub: hub:OWNER/NAME/FILE, or hub:OWNER/NAME@REVISION/FILE."""
+HUB_HOME = "https://huggingface.co"
+"""The hub's address, unless the environment names another (``HF_ENDPOINT``)."""
 BRING = "bring:"
 """Prefix of a file that the user gets from its publisher; only a mirror can hold it."""
 ADDED = "added:"
@@ -91,10 +93,8 @@ class WeightsSource:
             within = f"{hub.repository}/{companion or hub.file}" if hub else companion or self.name
             return f"{settings.mirror}/{within}"
         if hub is not None:
-            from huggingface_hub import hf_hub_url
-
-            endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-            return hf_hub_url(hub.repository, companion or hub.file, revision=hub.revision or None, endpoint=endpoint)
+            endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_HOME
+            return f"{endpoint}/{hub.repository}/resolve/{hub.revision or 'main'}/{quote(companion or hub.file)}"
         return self.location if "://" in self.location else ""
 
 

@@ -1,9 +1,14 @@
-"""What ``zeroseg`` writes to its reader, who may go away."""
+"""``zeroseg`` and its terminal: a reader who may go away, and a request to stop."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
 
 from napari_zeroseg.errors import WriteError
 
@@ -24,3 +29,20 @@ def print_out(text: str) -> None:
     except OSError as error:
         nobody_reads()
         raise WriteError(f"The output could not be written ({error.strerror}): send it to another place.") from error
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[None]:
+    """Stop as with Ctrl-C when a cluster's queue asks for it (SIGTERM), so that nothing half-written stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
