@@ -49,6 +49,13 @@ def add_commands(commands: Any) -> None:
     add.add_argument("file", type=Path, metavar="FILE", help=".pth, .pt, .safetensors, or a folder of transformers")
     add.add_argument("--key", metavar="KEY", help="the model whose weights they are")
     add.add_argument("--name", metavar="NAME", help="a name of its own, for weights that are not the published ones")
+    add.add_argument(
+        "--with",
+        dest="beside",
+        type=Path,
+        metavar="SAM_CHECKPOINT",
+        help="the SAM that a PA-SAM decoder was trained on, where FILE holds the decoder alone",
+    )
     add.add_argument("--link", action="store_true", help="link the file instead of copying it")
     add.set_defaults(command=_add)
     remove = commands.add_parser(
@@ -163,7 +170,7 @@ def _verify(options: argparse.Namespace) -> None:
 def _add(options: argparse.Namespace) -> None:
     from napari_zeroseg.registry import add_checkpoint
 
-    spec = add_checkpoint(options.file, options.key, options.name, link=options.link)
+    spec = add_checkpoint(options.file, options.key, options.name, beside=options.beside, link=options.link)
     _report(options, _row(spec), f"{spec.title} is ready: use it as {spec.key}.")
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg import weights as weight_files
 from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM, ModelSpec, named_variant
-from napari_zeroseg.errors import UnknownModelError
+from napari_zeroseg.errors import UnknownModelError, WriteError, ZerosegError
 from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource
 from napari_zeroseg.weights.cards import cards
 from napari_zeroseg.weights.sources import ADDED
@@ -164,7 +167,12 @@ def download_model(
 
 
 def add_checkpoint(
-    path: str | Path, key: str | None = None, name: str | None = None, *, link: bool = False
+    path: str | Path,
+    key: str | None = None,
+    name: str | None = None,
+    *,
+    beside: str | Path | None = None,
+    link: bool = False,
 ) -> ModelSpec:
     """Add a checkpoint that is on this machine, after the model has been built from it once.
 
@@ -176,6 +184,9 @@ def add_checkpoint(
         Which model's weights they are, where the file does not tell: SAM ViT-B and MedSAM have the same parameters.
     name : str, optional
         A name of its own in the list, for weights that are not the published ones.
+    beside : path, optional
+        The SAM checkpoint that a PA-SAM decoder was trained on, where the file holds the decoder alone; the two become
+        one file.
     link : bool
         Link the file instead of copying it, where both are on one disk.
 
@@ -196,7 +207,34 @@ def add_checkpoint(
     def try_it(spec: ModelSpec, weights: Weights) -> None:
         _build(spec, weights, "cpu", "float32")
 
-    return find_model(adding.add_checkpoint(path, specs, key, name, link=link, check=try_it))
+    if beside is None:
+        return find_model(adding.add_checkpoint(path, specs, key, name, link=link, check=try_it))
+    with _joined(Path(path).expanduser(), Path(beside).expanduser()) as (file, origin):
+        # the new file is ours alone, so it can be linked into its place
+        return find_model(adding.add_checkpoint(file, specs, key, name, link=True, check=try_it, origin=origin))
+
+
+@contextmanager
+def _joined(decoder: Path, sam: Path) -> Iterator[tuple[Path, str]]:
+    """Write a PA-SAM decoder and its SAM into one file for as long as the block lasts; give it and its origin."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    source = WeightsSource()
+    merge = importlib.import_module("napari_zeroseg.models.pa_sam").merge
+    parts = [weight_files.read_weights(path, source, "PA-SAM").tensors for path in (decoder, sam)]
+    tensors = {name: tensor.contiguous() for name, tensor in merge(*parts).items()}
+    folder = Settings.from_environment().models_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".joining-") as place:
+            file = Path(place) / f"{decoder.stem}_with_{sam.stem}.safetensors"
+            save_file(tensors, file)
+            yield file, f"{decoder} and {sam}"
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, ZerosegError):
+            raise
+        raise WriteError(f"The joined file could not be written to {folder} ({error}): make room there.") from error
 
 
 def verify(key: str) -> VerifyReport:

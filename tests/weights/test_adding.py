@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -19,6 +21,7 @@ from napari_zeroseg.weights import adding
 from napari_zeroseg.weights.cards import model_folder, read_card
 from napari_zeroseg.weights.folder import weights_of
 
+DATA = Path(__file__).parents[1] / "data"
 SAM_B = "image_encoder.patch_embed.proj.weight"
 PA = "prompt_adapter.static_uncertain_token.weight"
 
@@ -137,8 +140,9 @@ class TestWhose:
             add({SAM_B: torch.zeros(768, 3, 16, 16)}, key="pa_sam_vit_b")
 
     def test_pa_sams_decoder_is_the_same_for_all_sizes(self, add):
-        with pytest.raises(WeightsError, match="can be pa_sam_vit_b or pa_sam_vit_h or pa_sam_vit_l"):
-            add({PA: torch.zeros(1, 256)})
+        for key in (None, "pa_sam_vit_b"):
+            with pytest.raises(WeightsError, match=r"decoder alone: name the SAM checkpoint .*--with SAM_CHECKPOINT"):
+                add({PA: torch.zeros(1, 256)}, key=key)
         assert add({SAM_B: torch.zeros(768, 3, 16, 16), f"mask_decoder.{PA}": torch.zeros(1, 256)}) == "pa_sam_vit_b"
         assert find_model("pa_sam_vit_b").state == "ready"
         assert find_model("pa_sam_vit_l").state == "bring a file"
@@ -170,6 +174,24 @@ class TestWhose:
         weights = weights_of(find_model("clipseg_rd16"))
         assert (weights.folder / "vocab.json").is_file()
         assert verify("clipseg_rd16").ok
+
+
+@pytest.mark.slow
+def test_pa_sams_decoder_is_joined_with_its_sam(tmp_path):
+    """Zeros of the published shapes: names, shapes and the way into the models folder."""
+    sam = json.loads((DATA / "sam_keys.json").read_text())["sam_vit_b"]
+    decoder = json.loads((DATA / "pa_sam_keys.json").read_text())["decoder_checkpoint"]
+    for name, shapes in {"sam": sam, "epoch_20": decoder}.items():
+        save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(WeightsError, match="no PA-SAM decoder"):
+        add_checkpoint(tmp_path / "sam.safetensors", beside=tmp_path / "epoch_20.safetensors")
+    spec = add_checkpoint(tmp_path / "epoch_20.safetensors", beside=tmp_path / "sam.safetensors")
+    assert (spec.key, spec.state) == ("pa_sam_vit_b", "ready")
+    card = read_card("pa_sam_vit_b")
+    assert card.file == "epoch_20_with_sam.safetensors"
+    assert card.source == f"{tmp_path / 'epoch_20.safetensors'} and {tmp_path / 'sam.safetensors'}"
+    assert sorted(path.name for path in model_folder("pa_sam_vit_b").parent.iterdir()) == ["pa_sam_vit_b"]
+    assert verify("pa_sam_vit_b").ok
 
 
 class TestLoading:
@@ -232,8 +254,6 @@ def test_a_variant_of_a_model_that_is_gone(tuned, caplog):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no limit there that a process could set itself")
 def test_no_room_for_a_copy(tuned, tmp_path):
-    import subprocess
-
     code = (
         "import resource, sys\n"
         "from napari_zeroseg.errors import WriteError\n"

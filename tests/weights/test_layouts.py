@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from napari_zeroseg.weights import detect_layout, read_weights
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.transformers_sam import GAUSSIAN, convert_transformers_sam
 
+DATA = Path(__file__).parents[1] / "data"
 PA = "prompt_adapter.static_uncertain_token.weight"
 OFFICIAL = "image_encoder.patch_embed.proj.weight"
 HUB = "vision_encoder.patch_embed.projection.weight"
@@ -42,6 +46,7 @@ def _clipseg(names: tuple[str, str, str], channels: int, refined: bool) -> dict[
         (_clipseg(CLIPSEG_HUB, 64, False), "clipseg_rd64 in transformers' layout", {"clipseg_rd64"}),
         (_clipseg(CLIPSEG_HUB, 16, False), "clipseg_rd16 in transformers' layout", {"clipseg_rd16"}),
         (_clipseg(CLIPSEG_OWN, 64, True), "clipseg_rd64_refined, the decoder alone", {"clipseg_rd64_refined"}),
+        (_clipseg(CLIPSEG_OWN, 64, False) | {"model.proj": (768, 512)}, "clipseg_rd64", {"clipseg_rd64"}),
         (_clipseg(CLIPSEG_OWN, 16, False), "clipseg_rd16, the decoder alone", {"clipseg_rd16"}),
         (_clipseg(CLIPSEG_HUB, 8, False), "clipseg in transformers' layout", set()),
     ],
@@ -50,6 +55,15 @@ def test_families_sizes_and_forms(shapes, told, candidates):
     layout = detect_layout(shapes)
     assert str(layout) == told
     assert layout.candidates == candidates
+
+
+@pytest.mark.parametrize("size", ["vit_b", "vit_l", "vit_h"])
+def test_published_tables(size):
+    sam = json.loads((DATA / "sam_keys.json").read_text())[f"sam_{size}"]
+    assert str(detect_layout(sam)) == f"sam_{size}"
+    pa_sam = json.loads((DATA / "pa_sam_keys.json").read_text())
+    assert str(detect_layout(pa_sam["merged_checkpoint_vit_b"])) == "pa_sam_vit_b"
+    assert str(detect_layout(pa_sam["decoder_checkpoint"])) == "pa_sam, the decoder alone"
 
 
 def test_what_nobody_knows():
@@ -146,6 +160,15 @@ class TestTransformers:
         np.testing.assert_allclose(embedding, own, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(masks, theirs.pred_masks[0], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(scores, theirs.iou_scores[0], rtol=1e-3, atol=1e-4)
+
+    def test_the_published_sizes(self):
+        from transformers import SamConfig, SamModel
+
+        with torch.device("meta"):
+            state = SamModel(SamConfig()).state_dict()
+        del state["prompt_encoder.shared_embedding.positional_embedding"]  # nothing to compare it with on "meta"
+        shapes = {name: list(tensor.shape) for name, tensor in convert_transformers_sam(state).items()}
+        assert shapes == json.loads((DATA / "sam_keys.json").read_text())["sam_vit_b"]
 
     def test_the_shared_matrix_may_stand_under_one_name(self, hub):
         state = hub.state_dict()

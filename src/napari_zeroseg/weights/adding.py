@@ -65,6 +65,7 @@ def add_checkpoint(
     *,
     link: bool = False,
     check: Check | None = None,
+    origin: str = "",
 ) -> str:
     """Add a checkpoint to the models folder and return the key that it is listed under.
 
@@ -83,6 +84,8 @@ def add_checkpoint(
         Link the file instead of copying it, where both are on one disk.
     check : callable, optional
         Called with (spec, weights) before anything is written; what it raises stops the adding.
+    origin : str, optional
+        Where the weights are from, for the card; left out, `path`.
 
     Raises
     ------
@@ -96,6 +99,11 @@ def add_checkpoint(
     file = file_of(Path(path).expanduser(), "the model").absolute()
     check_whole(file)
     weights = read_file(file)
+    if weights.layout is not None and (weights.layout.family, weights.layout.form) == ("pa_sam", "decoder"):
+        raise WeightsError(
+            f"{file.name} holds PA-SAM's decoder alone: name the SAM checkpoint that it was trained on as well, with "
+            "`zeroseg add DECODER --with SAM_CHECKPOINT`."
+        )
     base = _decided(file, weights, specs, key)
     check_family(base, weights)
     listed = _free_name(base, weights, specs, name)
@@ -104,7 +112,7 @@ def add_checkpoint(
     folder = model_folder(listed)
     _make_room(folder, 0 if link else file.stat().st_size)
     with one_at_a_time(folder, CancelToken()):
-        _store(file, folder, _card(base, listed, file, weights), link)
+        _store(file, folder, _card(base, listed, file, weights, origin), link)
     return listed
 
 
@@ -162,7 +170,7 @@ def _published_of_its_form(base: ModelSpec, weights: Weights) -> set[str]:
     return {source.sha256 for source in base.sources if (source.hub is not None) == of_hub} - {""}
 
 
-def _card(base: ModelSpec, key: str, file: Path, weights: Weights) -> Card:
+def _card(base: ModelSpec, key: str, file: Path, weights: Weights, origin: str) -> Card:
     state = file.stat()
     published = {source.sha256 for source in base.sources}
     return Card(
@@ -174,7 +182,7 @@ def _card(base: ModelSpec, key: str, file: Path, weights: Weights) -> Card:
         size=state.st_size,
         changed=state.st_mtime_ns,
         hash_from=PUBLISHED if weights.sha256 in published else OWN,
-        source=str(file),
+        source=origin or str(file),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         companions={path.name: hash_again(path) for path in _companions(file)},
     )

@@ -118,7 +118,9 @@ def _encoder_size(shapes: Shapes, name: str) -> str:
 
 def _clipseg(shapes: Shapes) -> Layout | None:
     if "film_mul.weight" in shapes and "reduces.0.weight" in shapes:
-        form, reduce, last = "decoder", "reduces.0.weight", "trans_conv.0.weight"
+        # The authors' files leave CLIP out; what is saved with their code may hold it.
+        form = "official" if any(name.startswith("model.") for name in shapes) else "decoder"
+        reduce, last = "reduces.0.weight", "trans_conv.0.weight"
     elif "decoder.film_mul.weight" in shapes and "decoder.reduces.0.weight" in shapes:
         form, reduce, last = "transformers", "decoder.reduces.0.weight", "decoder.transposed_convolution.0.weight"
     else:
