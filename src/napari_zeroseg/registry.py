@@ -1,20 +1,45 @@
-"""The list of models, and how one of them is loaded. Factories are named as strings, so listing imports no torch."""
+"""The list of models, how one of them is loaded, and how its weights come and go; listing imports no torch."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg import weights as weight_files
-from napari_zeroseg.errors import UnknownModelError
-from napari_zeroseg.prompts import PromptKind
+from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM, ModelSpec, named_variant
+from napari_zeroseg.errors import UnknownModelError, WriteError, ZerosegError
 from napari_zeroseg.segmenter import Segmenter
-from napari_zeroseg.weights import WeightsSource
+from napari_zeroseg.settings import Settings
+from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource
+from napari_zeroseg.weights.cards import cards
+from napari_zeroseg.weights.sources import ADDED
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+    from napari_zeroseg.weights.download import Offer
+    from napari_zeroseg.weights.fetch import Patience, Progress
+
+__all__ = [
+    "BUILT_IN",
+    "DEFAULT_MODEL",
+    "ENTRY_POINT_GROUP",
+    "MOBILE_SAM",
+    "ModelSpec",
+    "add_checkpoint",
+    "download_model",
+    "find_model",
+    "list_models",
+    "load_model",
+    "offer_of",
+    "remove_model",
+    "verify",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -22,65 +47,8 @@ ENTRY_POINT_GROUP = "napari_zeroseg.models"
 DEFAULT_MODEL = "mobile_sam"
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A row of the model list.
-
-    Attributes
-    ----------
-    key : str
-        Name in the API and the CLI.
-    title : str
-        Name for people.
-    family : str
-        What it is grouped under.
-    licence : str
-        SPDX expression of the weights.
-    accepts : frozenset of PromptKind
-        Prompts that it takes.
-    weights : WeightsSource
-        Where its own weights are.
-    factory : str
-        "package.module:function" that builds the model from (spec, weights, device, dtype).
-    description : str
-        One sentence.
-    """
-
-    key: str
-    title: str
-    family: str
-    licence: str
-    accepts: frozenset[PromptKind]
-    weights: WeightsSource
-    factory: str
-    description: str = ""
-
-    @property
-    def state(self) -> str:
-        """Either "ready", with the weights on this machine, or "bring a file"."""
-        return "ready" if weight_files.is_there(self.weights) else "bring a file"
-
-
-MOBILE_SAM = ModelSpec(
-    key="mobile_sam",
-    title="MobileSAM",
-    family="SAM",
-    licence="Apache-2.0",
-    accepts=frozenset({PromptKind.POINTS, PromptKind.BOX, PromptKind.MASK}),
-    weights=WeightsSource(
-        "embedded:mobile_sam_fp16.safetensors",
-        "5b909383cb8a7a05f37fcce8dc6f0b22e76b6848ca0932f79b7a85e342f739ca",
-        20352640,
-    ),
-    factory="napari_zeroseg.models.sam:build_mobile_sam",
-    description="Small and quick on any processor; inside the package, so it works offline.",
-)
-
-BUILT_IN = (MOBILE_SAM,)
-
-
 def list_models() -> list[ModelSpec]:
-    """Return all models: the built-in ones, then those of installed packages; imports no torch.
+    """Return all models: the built-in ones, those of installed packages, those added by the user; imports no torch.
 
     A package adds models by the entry-point group ``napari_zeroseg.models``: each entry names a :class:`ModelSpec`.
     """
@@ -96,6 +64,15 @@ def list_models() -> list[ModelSpec]:
             found.setdefault(spec.key, spec)
         else:
             _log.warning("The entry point %s names no ModelSpec and is left out.", entry.value)
+    for card in cards():
+        if card.key in found:
+            continue
+        if card.base not in found:
+            _log.warning("%s is a variant of %s, which is not installed, and is left out.", card.key, card.base)
+            continue
+        source = WeightsSource(f"{ADDED}{card.file}", card.sha256, card.size)
+        origin = f"Added from {card.source} on {card.date[:10]}, as a variant of {found[card.base].title}."
+        found[card.key] = named_variant(found[card.base], card.key, card.title, source, origin)
     return list(found.values())
 
 
@@ -127,7 +104,8 @@ def load_model(
     key : str
         One of :func:`list_models`.
     weights : path or state dict, optional
-        A checkpoint (.pt, .pth, .safetensors) or its tensors by name; left out, the model's own.
+        A checkpoint (.pt, .pth, .safetensors, or a folder that transformers saved) or its tensors by name; left out,
+        the model's own.
     device : str
         "auto" (CUDA, else Apple's GPU, else the CPU), "cpu", "mps", "cuda" or "cuda:1".
     precision : str
@@ -135,15 +113,149 @@ def load_model(
 
     Raises
     ------
-    UnknownModelError, WeightsError, DeviceError
+    UnknownModelError, WeightsError, DeviceError, DeviceMemoryError
         Each with a sentence that says what to do.
     """
     spec = find_model(key)
-    from napari_zeroseg.devices import resolve_device, resolve_precision
+    return _build(spec, weight_files.weights_of(spec, weights), device, precision)
+
+
+def _build(spec: ModelSpec, weights: Weights, device: str, precision: str) -> Segmenter:
+    from napari_zeroseg.devices import check_room, resolve_device, resolve_precision
 
     chosen = resolve_device(device)
-    dtype = resolve_precision(precision, chosen)
+    dtype = resolve_precision(spec.auto_precision if precision == "auto" else precision, chosen)
+    instead = DEFAULT_MODEL if chosen.type == "cpu" else f"{DEFAULT_MODEL} or the CPU"
+    check_room(spec.memory_bytes * dtype.itemsize // 4, chosen, spec.title, instead)
     module, function = spec.factory.split(":")
     build = getattr(importlib.import_module(module), function)
-    model: Segmenter = build(spec, weight_files.read_weights(weights, spec.weights, spec.title), chosen, dtype)
+    model: Segmenter = build(spec, weights, chosen, dtype)
     return model
+
+
+def offer_of(key: str) -> Offer:
+    """Return what a download would bring (size, hosts, licence), to show before it starts.
+
+    Raises
+    ------
+    UnknownModelError, WeightsError
+        If there is no such model, or only the user can get its file.
+    """
+    from napari_zeroseg.weights import download
+
+    return download.offer_of(find_model(key))
+
+
+def download_model(
+    key: str,
+    *,
+    licence_accepted: bool,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    accept_change: bool = False,
+    patience: Patience | None = None,
+) -> Path:
+    """Download a model's weights and return their path; see :func:`napari_zeroseg.weights.download.download_model`."""
+    from napari_zeroseg.weights import download
+
+    return download.download_model(
+        find_model(key),
+        licence_accepted=licence_accepted,
+        progress=progress,
+        cancel=cancel,
+        accept_change=accept_change,
+        patience=patience,
+    )
+
+
+def add_checkpoint(
+    path: str | Path,
+    key: str | None = None,
+    name: str | None = None,
+    *,
+    beside: str | Path | None = None,
+    link: bool = False,
+) -> ModelSpec:
+    """Add a checkpoint that is on this machine, after the model has been built from it once.
+
+    Parameters
+    ----------
+    path : path
+        A .pt, .pth or .safetensors file, or a folder that transformers saved.
+    key : str, optional
+        Which model's weights they are, where the file does not tell: SAM ViT-B and MedSAM have the same parameters.
+    name : str, optional
+        A name of its own in the list, for weights that are not the published ones.
+    beside : path, optional
+        The SAM checkpoint that a PA-SAM decoder was trained on, where the file holds the decoder alone; the two become
+        one file.
+    link : bool
+        Link the file instead of copying it, where both are on one disk.
+
+    Returns
+    -------
+    ModelSpec
+        As it is listed from now on.
+
+    Raises
+    ------
+    WeightsError, UnknownModelError, WriteError
+        Each with a sentence that says what to do.
+    """
+    from napari_zeroseg.weights import adding
+
+    specs = {spec.key: spec for spec in list_models()}
+
+    def try_it(spec: ModelSpec, weights: Weights) -> None:
+        _build(spec, weights, "cpu", "float32")
+
+    if beside is None:
+        return find_model(adding.add_checkpoint(path, specs, key, name, link=link, check=try_it))
+    with _joined(Path(path).expanduser(), Path(beside).expanduser()) as (file, origin):
+        # the new file is ours alone, so it can be linked into its place
+        return find_model(adding.add_checkpoint(file, specs, key, name, link=True, check=try_it, origin=origin))
+
+
+@contextmanager
+def _joined(decoder: Path, sam: Path) -> Iterator[tuple[Path, str]]:
+    """Write a PA-SAM decoder and its SAM into one file for as long as the block lasts; give it and its origin."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    source = WeightsSource()
+    merge = importlib.import_module("napari_zeroseg.models.pa_sam").merge
+    parts = [weight_files.read_weights(path, source, "PA-SAM").tensors for path in (decoder, sam)]
+    tensors = {name: tensor.contiguous() for name, tensor in merge(*parts).items()}
+    folder = Settings.from_environment().models_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".joining-") as place:
+            file = Path(place) / f"{decoder.stem}_with_{sam.stem}.safetensors"
+            save_file(tensors, file)
+            yield file, f"{decoder} and {sam}"
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, ZerosegError):
+            raise
+        raise WriteError(f"The joined file could not be written to {folder} ({error}): make room there.") from error
+
+
+def verify(key: str) -> VerifyReport:
+    """Hash a model's files anew and compare; see :class:`napari_zeroseg.weights.VerifyReport`.
+
+    Raises
+    ------
+    UnknownModelError, WeightsError
+        If there is no such model, or its weights are not on this machine.
+    """
+    return weight_files.verify(find_model(key))
+
+
+def remove_model(key: str) -> None:
+    """Delete a model's files from the models folder.
+
+    Raises
+    ------
+    UnknownModelError, WeightsError, WriteError
+        If there is no such model, its files are not ours to delete, or they cannot be deleted.
+    """
+    weight_files.remove_model(find_model(key))

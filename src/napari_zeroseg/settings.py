@@ -29,6 +29,12 @@ class Settings:
         Limit for embeddings held on disk; 0 switches the disk cache off. ``ZEROSEG_DISK_CACHE``.
     device : str
         Device of "auto". ``ZEROSEG_DEVICE``.
+    model_folders : tuple of Path
+        Folders in which weights are looked for and nothing is written. ``ZEROSEG_MODELS``, separated like ``PATH``.
+    mirror : str
+        Address that every download is taken from in place of the publishers'. ``ZEROSEG_MIRROR``.
+    offline : bool
+        Whether nothing may be fetched. ``ZEROSEG_OFFLINE`` or, as other tools have it, ``HF_HUB_OFFLINE``.
     """
 
     cache_dir: Path
@@ -36,6 +42,14 @@ class Settings:
     memory_bytes: int
     disk_bytes: int
     device: str
+    model_folders: tuple[Path, ...] = ()
+    mirror: str = ""
+    offline: bool = False
+
+    @property
+    def models_dir(self) -> Path:
+        """Where downloaded and added models are kept, a folder for each."""
+        return self.data_dir / "models"
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -47,7 +61,16 @@ class Settings:
             memory_bytes=parse_bytes(environment.get("ZEROSEG_MEMORY_CACHE") or "1GB"),
             disk_bytes=parse_bytes(environment.get("ZEROSEG_DISK_CACHE") or "10GB"),
             device=environment.get("ZEROSEG_DEVICE") or "auto",
+            model_folders=tuple(
+                Path(part).expanduser() for part in environment.get("ZEROSEG_MODELS", "").split(os.pathsep) if part
+            ),
+            mirror=environment.get("ZEROSEG_MIRROR", "").rstrip("/"),
+            offline=any(_is_on(environment.get(name, "")) for name in ("ZEROSEG_OFFLINE", "HF_HUB_OFFLINE")),
         )
+
+
+def _is_on(text: str) -> bool:
+    return text.strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def parse_bytes(text: str) -> int:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import shutil
 import zlib
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from napari_zeroseg import load_model
 from napari_zeroseg.models.sam import SamNetwork, SamSegmenter, load_strictly
@@ -77,19 +83,93 @@ def generated() -> Callable[[str, tuple[int, ...]], np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def fill(generated: Callable[[str, tuple[int, ...]], np.ndarray]) -> Callable[[torch.nn.Module, str], None]:
+def weights_by_rule(
+    generated: Callable[[str, tuple[int, ...]], np.ndarray],
+) -> Callable[[dict[str, list[int]]], dict[str, torch.Tensor]]:
+    """Weights that follow from the names and shapes of a checkpoint's entries, the same on every machine."""
+    codes = (
+        *("_token.weight", "_tokens.weight", "_embed.weight", "pos_embed", "gaussian_matrix"),
+        *("token_embedding.weight", "position_embedding.weight"),
+    )
+
+    def make(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+        made = {}
+        for key, shape in shapes.items():
+            if not shape:  # BatchNorm's counters and CLIP's temperature
+                made[key] = torch.tensor(2.6592 if key.endswith("logit_scale") else 0)
+                continue
+            drawn = generated(key, tuple(shape))
+            if len(shape) == 1:
+                drawn = 1 + 0.2 * drawn if key.endswith(".weight") else 0.1 * drawn
+                if key.endswith("running_var"):
+                    drawn = np.abs(drawn) + 0.5
+            elif not (key.endswith(codes) or "point_embeddings." in key):
+                drawn = drawn / math.sqrt(math.prod(shape) / shape[0])
+                if ".prompt_adapter." in key and key.endswith(("_mlp.layers.2.weight", ".out_proj.weight")):
+                    drawn = 0.25 * drawn
+            made[key] = torch.from_numpy(drawn.astype(np.float32))
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fill(
+    weights_by_rule: Callable[[dict[str, list[int]]], dict[str, torch.Tensor]],
+) -> Callable[[torch.nn.Module, str], None]:
     """Fill a module with generated weights, keyed by their names after a prefix."""
-    codes = ("_token.weight", "_tokens.weight", "_embed.weight", "gaussian_matrix")
 
     def do(module: torch.nn.Module, prefix: str) -> None:
-        made = {}
-        for key, value in module.state_dict().items():
-            drawn = generated(prefix + key, tuple(value.shape))
-            if value.ndim == 1:
-                drawn = 1 + 0.2 * drawn if key.endswith(".weight") else 0.1 * drawn
-            elif not ((prefix + key).endswith(codes) or "point_embeddings." in key):
-                drawn = drawn / math.sqrt(value.numel() / value.shape[0])
-            made[key] = torch.from_numpy(drawn.astype(np.float32))
-        module.load_state_dict(made)
+        shapes = {prefix + key: list(value.shape) for key, value in module.state_dict().items()}
+        made = weights_by_rule(shapes)
+        module.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in made.items()})
 
     return do
+
+
+@pytest.fixture(scope="session")
+def published_keys() -> Callable[[str], dict[str, dict[str, list[int]]]]:
+    """Names and shapes of the entries of published checkpoints, see tests/data/README.md."""
+
+    def read(name: str) -> dict[str, dict[str, list[int]]]:
+        return json.loads((DATA / f"{name}_keys.json").read_text())
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def clip_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's vocabulary as transformers keeps it, made from the list inside the package clip-anytorch."""
+    folder = tmp_path_factory.mktemp("words")
+    packed = distribution("clip-anytorch").locate_file("clip/bpe_simple_vocab_16e6.txt.gz")
+    merges = gzip.decompress(Path(str(packed)).read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(code) for code in printable] + [chr(256 + number) for number in range(256 - len(printable))]
+    words = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wordy_clipseg(
+    tmp_path_factory: pytest.TempPathFactory,
+    clip_words: Path,
+    weights_by_rule: Callable[[dict[str, list[int]]], dict[str, torch.Tensor]],
+    published_keys: Callable[[str], dict[str, Any]],
+) -> Path:
+    """A folder as transformers saves it: a small CLIPSeg with generated weights and all of CLIP's words."""
+    keys = published_keys("clipseg")
+    folder = tmp_path_factory.mktemp("wordy")
+    text = {**keys["tiny_config"]["text_config"], "vocab_size": 49408, "max_position_embeddings": 77}
+    text |= {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    shapes = dict(keys["tiny_plain"])
+    shapes["clip.text_model.embeddings.token_embedding.weight"] = [49408, 32]
+    shapes["clip.text_model.embeddings.position_embedding.weight"] = [77, 32]
+    config = {**keys["tiny_config"], "text_config": text, "model_type": "clipseg"}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights_by_rule(shapes), folder / "model.safetensors")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(clip_words / name, folder)
+    return folder

@@ -10,6 +10,7 @@ import torch
 
 from napari_zeroseg.models import sam_modules
 from napari_zeroseg.models.mask_decoding import MaskDecoding
+from napari_zeroseg.models.prompt_embedding import PromptEmbedding
 
 CPU = torch.device("cpu")
 
@@ -63,7 +64,8 @@ def _official(network, embedding, prompt, multimask):
 def _ours(network, embedding, prompts, multimask, dtype=torch.float32):
     with torch.inference_mode():
         decoding = MaskDecoding(copy.deepcopy(network.prompt_encoder), copy.deepcopy(network.mask_decoder), CPU, dtype)
-        embedded = decoding.embed_prompts(*(list(part) for part in zip(*prompts, strict=True)))
+        prompt_embedding = PromptEmbedding(copy.deepcopy(network.prompt_encoder), CPU)
+        embedded = prompt_embedding.embed(*(list(part) for part in zip(*prompts, strict=True)))
         wanted = slice(1, 4) if multimask else slice(0, 1)
         return decoding.decode(decoding.image_side(embedding), embedding, embedded, wanted)
 
@@ -114,7 +116,7 @@ def test_published_numbers_with_generated_weights(reference, fill, generated, pr
     expected = reference("sam_decoder")
     with torch.inference_mode():
         decoding = MaskDecoding(prompt_encoder, decoder, CPU, torch.float32)
-        embedded = decoding.embed_prompts([xy], [labels], [box], [None])
+        embedded = PromptEmbedding(prompt_encoder, CPU).embed([xy], [labels], [box], [None])
         np.testing.assert_allclose(embedded.tokens[0], expected[f"{prompt}/sparse"], atol=2e-4)
         for name, wanted in (("single", slice(0, 1)), ("multi", slice(1, 4))):
             logits, scores = decoding.decode(decoding.image_side(embedding), embedding, embedded, wanted)

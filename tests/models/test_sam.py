@@ -16,7 +16,7 @@ from napari_zeroseg import Prompt, load_model
 from napari_zeroseg.errors import InputError, InputTypeError, WeightsError
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.models import sam
-from napari_zeroseg.models.sam import SamFrame, frame_shape
+from napari_zeroseg.models.pipelines import SamFrame, inner_shape
 from napari_zeroseg.segmenter import Embedding, Segmenter
 
 SHAPES = [
@@ -75,14 +75,14 @@ def test_answers_are_those_of_the_published_predictor(model, embedding, referenc
 
 
 def test_frame_sides_round_as_the_published_code_does():
-    assert frame_shape(600, 900) == (683, 1024)
-    assert frame_shape(1024, 1024) == (1024, 1024)
-    assert frame_shape(2, 100_000) == (1, 1024)
+    assert inner_shape(600, 900, 1024) == (683, 1024)
+    assert inner_shape(1024, 1024, 1024) == (1024, 1024)
+    assert inner_shape(2, 100_000, 1024) == (1, 1024)
 
 
 def _in_two_steps(logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """256 to 1024, cut off the padding, to the picture's size."""
-    height, width = frame_shape(*shape)
+    height, width = inner_shape(*shape, 1024)
     large = F.interpolate(torch.from_numpy(logits)[None, None], (1024, 1024), mode="bilinear", align_corners=False)
     fitted = F.interpolate(large[..., :height, :width], shape, mode="bilinear", align_corners=False)
     return fitted[0, 0].numpy()
@@ -105,7 +105,7 @@ def _blobs(seed: int, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["blobs", "speck", "noise"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_patches_equal_the_two_step_upscaling_pixel_for_pixel(shape, kind):
-    frame = SamFrame(shape, frame_shape(*shape))
+    frame = SamFrame(shape, inner_shape(*shape, 1024))
     for seed in range(3):
         logits = _blobs(seed, kind)
         exact = _in_two_steps(logits, shape)
@@ -124,14 +124,14 @@ def test_patches_equal_the_two_step_upscaling_pixel_for_pixel(shape, kind):
 
 
 def test_no_object_is_an_empty_patch():
-    rows, columns, mask = SamFrame((50, 60), frame_shape(50, 60)).patch(np.full((256, 256), -1, np.float32))
+    rows, columns, mask = SamFrame((50, 60), inner_shape(50, 60, 1024)).patch(np.full((256, 256), -1, np.float32))
     assert (rows, columns, mask.shape) == (slice(0, 0), slice(0, 0), (0, 0))
 
 
 def test_an_object_in_the_padding_is_no_object():
     logits = np.full((256, 256), -5, np.float32)
     logits[200:] = 5
-    assert not SamFrame((300, 1000), frame_shape(300, 1000)).patch(logits)[2].any()
+    assert not SamFrame((300, 1000), inner_shape(300, 1000, 1024)).patch(logits)[2].any()
 
 
 # ---- predictions

@@ -11,7 +11,7 @@ import pytest
 from napari_zeroseg import list_models, load_model
 from napari_zeroseg.errors import DeviceError, UnknownModelError
 from napari_zeroseg.prompts import PromptKind
-from napari_zeroseg.registry import ENTRY_POINT_GROUP, find_model
+from napari_zeroseg.registry import BUILT_IN, ENTRY_POINT_GROUP, find_model
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.weights import is_there
 
@@ -97,7 +97,7 @@ def test_the_environment_chooses_the_device(monkeypatch):
 
 def test_a_third_partys_model_is_listed_and_loaded(install):
     install(theirs="third_party_models:ours")
-    assert [spec.key for spec in list_models()] == ["mobile_sam", "theirs"]
+    assert [spec.key for spec in list_models()] == [*(spec.key for spec in BUILT_IN), "theirs"]
     model = load_model("theirs")
     assert isinstance(model, Segmenter)
     assert type(model).__module__ == "third_party_models"
@@ -113,7 +113,7 @@ def test_broken_packages_do_not_take_ours_away(install, caplog):
         good="third_party_models:ours",
     )
     models = list_models()
-    assert [(spec.key, spec.title) for spec in models] == [("mobile_sam", "MobileSAM"), ("theirs", "Theirs")]
+    assert [spec.title for spec in models] == [*(spec.title for spec in BUILT_IN), "Theirs"]
     for culprit in ("broken_models:spec", "no_such_module:spec", "third_party_models:nothing", "names no ModelSpec"):
         assert culprit in caplog.text
     assert Path(models[0].weights.path).is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,21 @@ def test_the_environment_decides(monkeypatch, tmp_path):
     monkeypatch.setenv("ZEROSEG_MEMORY_CACHE", "3MB")
     monkeypatch.setenv("ZEROSEG_DISK_CACHE", "0")
     monkeypatch.setenv("ZEROSEG_DEVICE", "cpu")
+    monkeypatch.setenv("ZEROSEG_MODELS", os.pathsep.join(("~/lab", "", str(tmp_path))))
+    monkeypatch.setenv("ZEROSEG_MIRROR", "https://server/models/")
+    monkeypatch.setenv("ZEROSEG_OFFLINE", "true")
     settings = Settings.from_environment()
-    assert settings == Settings(tmp_path, Path.home() / "models", 3 * 10**6, 0, "cpu")
+    assert settings == Settings(
+        tmp_path,
+        Path.home() / "models",
+        3 * 10**6,
+        0,
+        "cpu",
+        (Path.home() / "lab", tmp_path),
+        "https://server/models",
+        True,
+    )
+    assert settings.models_dir == Path.home() / "models" / "models"
 
 
 def test_a_wrong_limit_is_named(monkeypatch):

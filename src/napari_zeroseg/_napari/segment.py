@@ -202,7 +202,9 @@ class SegmentDock(QWidget):
         self.field.setToolTip("How much of the plane the model looks at")
         self.points = LayerCombo(partial(self._layers, Points), "new Points layer")
         self.shapes = LayerCombo(partial(self._layers, Shapes), "new Shapes layer")
-        return _form(("", self.batched), ("Field of view", self.field), ("Points", self.points), ("Shapes", self.shapes))
+        return _form(
+            ("", self.batched), ("Field of view", self.field), ("Points", self.points), ("Shapes", self.shapes)
+        )
 
     def _style(self) -> None:
         theme = get_theme(self.viewer.theme)

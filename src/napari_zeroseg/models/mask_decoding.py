@@ -17,44 +17,26 @@ Kirillov et al., "Segment Anything", ICCV 2023, section A. Coordinates here are 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SIDE = 64
+from napari_zeroseg.models.prompt_embedding import SIDE, SparsePrompts
+
 HEADS = 8
 MASK_TOKENS = 4
 
 
-@dataclass(frozen=True)
-class SparsePrompts:
-    """Prompts of one batch in the 1024 frame.
-
-    Attributes
-    ----------
-    tokens : (B, N, 256) float32
-        Embedded points and box corners, zero where `valid` is False.
-    valid : (B, N) bool
-        Which tokens are real; the others fill up the batch.
-    masks : (B, 256, 64, 64) float32 or None
-        Embedded mask prompts; None where no prompt of the batch has one.
-    """
-
-    tokens: Tensor
-    valid: Tensor
-    masks: Tensor | None
-
-
 class MaskDecoding:
-    """Evaluate a SAM prompt encoder and mask decoder for inference.
+    """Evaluate a SAM mask decoder for inference.
 
     Parameters
     ----------
     prompt_encoder, mask_decoder : torch.nn.Module
-        segment-anything's modules with their weights, in float32 and eval mode.
+        segment-anything's modules with their weights, in float32 and eval mode; of the former only the codes of
+        places and of "no mask" are used.
     device : torch.device
     dtype : torch.dtype
         Of the image side; the few tokens stay float32.
@@ -63,8 +45,8 @@ class MaskDecoding:
     def __init__(self, prompt_encoder: Any, mask_decoder: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype
-        self._prompt_encoder = prompt_encoder.to(device)
         self._decoder = mask_decoder.to(device)
+        prompt_encoder.to(device)
         positions = prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
         layers = mask_decoder.transformer.layers
         self._blocks = [_Block(layer, positions, dtype) for layer in layers]
@@ -73,45 +55,6 @@ class MaskDecoding:
         self._upscale = _Upscaling(mask_decoder.output_upscaling, dtype)
         self._output_tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
         self._no_mask = prompt_encoder.no_mask_embed.weight.reshape(1, 1, -1)
-
-    def embed_prompts(
-        self, points: list[Tensor], labels: list[Tensor], boxes: list[Tensor | None], masks: list[Tensor | None]
-    ) -> SparsePrompts:
-        """Embed prompts of any mixture of kinds as one batch.
-
-        Parameters
-        ----------
-        points : list of (N, 2) float32
-            (x, y) in the 1024 frame, one tensor a prompt.
-        labels : list of (N,) int
-            1 on the object, 0 on background.
-        boxes : list of (4,) float32 or None
-            (x0, y0, x1, y1) in the 1024 frame.
-        masks : list of (256, 256) float32 or None
-            Low-resolution logits.
-        """
-        encoder = self._prompt_encoder
-        rows = []
-        for xy, label, box in zip(points, labels, boxes, strict=True):
-            parts = []
-            if len(xy):
-                parts.append(encoder._embed_points(xy[None], label[None], pad=box is None)[0])
-            if box is not None:
-                parts.append(encoder._embed_boxes(box[None])[0])
-            rows.append(torch.cat(parts) if parts else self._output_tokens.new_zeros((0, 256)))
-        longest = max(len(row) for row in rows)
-        tokens = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        valid = torch.arange(longest, device=self.device)[None] < lengths[:, None]
-        return SparsePrompts(tokens, valid, self._embed_masks(masks))
-
-    def _embed_masks(self, masks: list[Tensor | None]) -> Tensor | None:
-        if all(mask is None for mask in masks):
-            return None
-        none = self._prompt_encoder.no_mask_embed.weight.reshape(-1, 1, 1).expand(-1, SIDE, SIDE)
-        return torch.stack(
-            [none if mask is None else self._prompt_encoder._embed_masks(mask[None, None])[0] for mask in masks]
-        )
 
     def image_side(self, embedding: Tensor) -> Tensor:
         """Keys (1, 4096, 256) of a (1, 256, 64, 64) embedding, for prompts without masks."""

@@ -51,12 +51,12 @@ def modeling() -> ModuleType:
     return module
 
 
-def prompt_encoder() -> Any:
-    """Build SAM's prompt encoder with its published sizes, untrained."""
+def prompt_encoder(input_side: int = INPUT_SIDE) -> Any:
+    """Build SAM's prompt encoder with its published sizes, untrained; `input_side` is that of the prompts' frame."""
     return modeling().PromptEncoder(
         embed_dim=EMBEDDING_CHANNELS,
         image_embedding_size=(EMBEDDING_SIDE, EMBEDDING_SIDE),
-        input_image_size=(INPUT_SIDE, INPUT_SIDE),
+        input_image_size=(input_side, input_side),
         mask_in_chans=16,
     )
 

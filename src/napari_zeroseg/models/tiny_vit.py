@@ -195,15 +195,15 @@ class LayerNorm2d(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Two strided convolutions: 3 channels to 64 at a quarter of the side."""
+    """Two convolutions: 3 channels to 64; with a stride of 2 each, at a quarter of the side."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: int = 3, stride: int = 2) -> None:
         super().__init__()
         half = CHANNELS[0] // 2
-        self.seq = nn.Sequential(ConvBN(3, half, 3, 2), nn.GELU(), ConvBN(half, CHANNELS[0], 3, 2))
+        self.seq = nn.Sequential(ConvBN(3, half, kernel, stride), nn.GELU(), ConvBN(half, CHANNELS[0], kernel, stride))
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x 3 x H x W in, B x 64 x H/4 x W/4 out."""
+        """B x 3 x H x W in, B x 64 x H/stride^2 x W/stride^2 out."""
         out: Tensor = self.seq(x)
         return out
 
@@ -212,11 +212,16 @@ class TinyViT(nn.Module):
     """MobileSAM's image encoder; parameter names are those of the official checkpoint.
 
     `norm_head` and `head` belong to the checkpoint but not to the encoding.
+
+    Parameters
+    ----------
+    stem_kernel, stem_stride : int
+        Of the two convolutions at its start; 3 and 2 bring 1024 pixels to the 256 of the first stage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stem_kernel: int = 3, stem_stride: int = 2) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbedding()
+        self.patch_embed = PatchEmbedding(stem_kernel, stem_stride)
         self.layers = nn.ModuleList([_stage(i) for i in range(len(CHANNELS))])
         self.norm_head = nn.LayerNorm(CHANNELS[-1])
         self.head = nn.Linear(CHANNELS[-1], 1000)

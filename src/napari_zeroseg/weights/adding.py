@@ -1,0 +1,238 @@
+"""Add a checkpoint that the user has: whose it is, that it is whole, and a copy of it in the models folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_zeroseg.errors import UnknownModelError, WeightsError, WriteError
+from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, model_folder
+from napari_zeroseg.weights.download import one_at_a_time
+from napari_zeroseg.weights.folder import check_family, locate, megabytes
+from napari_zeroseg.weights.layouts import known_models
+from napari_zeroseg.weights.reading import Weights, check_whole, file_of, hash_again, read_file
+
+if TYPE_CHECKING:
+    from napari_zeroseg.catalogue import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+Specs = Mapping[str, "ModelSpec"]
+Check = Callable[["ModelSpec", Weights], None]
+
+COMPANION_LIMIT = 20_000_000
+"""Bytes; what lies in a transformers folder and is larger is no configuration or vocabulary."""
+
+
+def whose(path: Path, weights: Weights, specs: Specs) -> set[str]:
+    """Return the keys of the models whose weights a file can be: by its hash, its parameters, its name.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    weights : Weights
+        What was read from it.
+    specs : mapping of str to ModelSpec
+        All models.
+
+    Returns
+    -------
+    set of str
+        One if it is known; several (such as SAM vit_b and MedSAM, which have the same parameters) if the user must say;
+        none if it is of no family that is known here.
+    """
+    published = {source.sha256: spec.key for spec in specs.values() for source in spec.sources if source.sha256}
+    if weights.sha256 in published:
+        return {published[weights.sha256]}
+    candidates = set(weights.layout.candidates) & set(specs) if weights.layout else set()
+    named = {key for key in candidates for source in specs[key].sources if source.name == path.name}
+    # Every transformers folder calls its file the same.
+    return named if len(named) == 1 and weights.layout and weights.layout.form != "transformers" else candidates
+
+
+def add_checkpoint(
+    path: str | Path,
+    specs: Specs,
+    key: str | None = None,
+    name: str | None = None,
+    *,
+    link: bool = False,
+    check: Check | None = None,
+    origin: str = "",
+) -> str:
+    """Add a checkpoint to the models folder and return the key that it is listed under.
+
+    Parameters
+    ----------
+    path : path
+        A .pt, .pth or .safetensors file, or a folder that transformers saved.
+    specs : mapping of str to ModelSpec
+        All models by key.
+    key : str, optional
+        Which model's weights they are; needed where the file does not tell.
+    name : str, optional
+        A name of its own in the list, for weights that are not the published ones. Left out, the file becomes the
+        model's own weights.
+    link : bool
+        Link the file instead of copying it, where both are on one disk.
+    check : callable, optional
+        Called with (spec, weights) before anything is written; what it raises stops the adding.
+    origin : str, optional
+        Where the weights are from, for the card; left out, `path`.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, unsafe or another model's, or it cannot be told whose it is.
+    UnknownModelError
+        If there is no model `key`.
+    WriteError
+        If it cannot be copied.
+    """
+    file = file_of(Path(path).expanduser(), "the model").absolute()
+    check_whole(file)
+    weights = read_file(file)
+    if weights.layout is not None and (weights.layout.family, weights.layout.form) == ("pa_sam", "decoder"):
+        raise WeightsError(
+            f"{file.name} holds PA-SAM's decoder alone: name the SAM checkpoint that it was trained on as well, with "
+            "`zeroseg add DECODER --with SAM_CHECKPOINT`."
+        )
+    base = _decided(file, weights, specs, key)
+    check_family(base, weights)
+    listed = _free_name(base, weights, specs, name)
+    if check is not None:
+        check(base, weights)
+    folder = model_folder(listed)
+    _make_room(folder, 0 if link else file.stat().st_size)
+    with one_at_a_time(folder, CancelToken()):
+        _store(file, folder, _card(base, listed, file, weights, origin), link)
+    return listed
+
+
+def _decided(file: Path, weights: Weights, specs: Specs, key: str | None) -> ModelSpec:
+    if key is not None:
+        if key not in specs:
+            raise UnknownModelError(f"There is no model {key!r}; there are: {', '.join(specs)}.")
+        if weights.layout is None and key in known_models():
+            first = ", ".join(list(weights.tensors)[:3])
+            raise WeightsError(
+                f"{file.name} is not {specs[key].title}'s: it holds {first} and other entries unknown here."
+            )
+        return specs[key]
+    candidates = whose(file, weights, specs)
+    if len(candidates) == 1:
+        return specs[candidates.pop()]
+    if candidates:
+        raise WeightsError(
+            f"{file.name} can be {' or '.join(sorted(candidates))}: they have the same parameters. Say which it is, "
+            "with --key or in the dialogue."
+        )
+    if weights.layout is not None:
+        raise WeightsError(f"{file.name} holds {weights.layout} of a size that no model here has.")
+    first = ", ".join(list(weights.tensors)[:3])
+    raise WeightsError(
+        f"{file.name} holds weights of no family that is known here (its first entries are {first}): if another "
+        "package brought its model, say which with --key."
+    )
+
+
+def _free_name(base: ModelSpec, weights: Weights, specs: Specs, name: str | None) -> str:
+    """Return the key to list the file under, which must not hide another model's weights."""
+    if name is not None:
+        model_folder(name)  # raises if it cannot be a name
+        if name in specs:
+            raise WeightsError(f"There is a model {name!r} already: choose another name, or remove that one first.")
+        return name
+    there = locate(base)
+    if there is not None:
+        raise WeightsError(
+            f"{base.title} has its weights already, at {there.path}: give this file a name of its own with --name, or "
+            f"remove those first (`zeroseg remove {base.key}`)."
+        )
+    known = _published_of_its_form(base, weights)
+    if known and weights.sha256 not in known:
+        raise WeightsError(
+            f"This file is not the published one of {base.title} (its sha256 is {weights.sha256[:12]}…): give it a "
+            "name of its own with --name."
+        )
+    return base.key
+
+
+def _published_of_its_form(base: ModelSpec, weights: Weights) -> set[str]:
+    of_hub = weights.layout is not None and weights.layout.form == "transformers"
+    return {source.sha256 for source in base.sources if (source.hub is not None) == of_hub} - {""}
+
+
+def _card(base: ModelSpec, key: str, file: Path, weights: Weights, origin: str) -> Card:
+    state = file.stat()
+    published = {source.sha256 for source in base.sources}
+    return Card(
+        key=key,
+        base=base.base or base.key,
+        title=base.title if key == base.key else key,
+        file=file.name,
+        sha256=weights.sha256,
+        size=state.st_size,
+        changed=state.st_mtime_ns,
+        hash_from=PUBLISHED if weights.sha256 in published else OWN,
+        source=origin or str(file),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        companions={path.name: hash_again(path) for path in _companions(file)},
+    )
+
+
+def _companions(file: Path) -> list[Path]:
+    """Return the configuration and vocabulary that lie beside weights in a folder that transformers saved."""
+    if not (file.parent / "config.json").is_file():
+        return []
+    beside = (*file.parent.glob("*.json"), *file.parent.glob("*.txt"))
+    return sorted(path for path in beside if path.is_file() and path.stat().st_size <= COMPANION_LIMIT)
+
+
+def _make_room(folder: Path, size: int) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise WriteError(
+            f"{folder} cannot be made ({error.strerror}): set ZEROSEG_DATA_DIR to another place."
+        ) from error
+    if size > free:
+        raise WriteError(
+            f"There is no room for a copy: it takes {megabytes(size)} and {megabytes(free)} are free in {folder}. Make "
+            "room, or link the file with --link."
+        )
+
+
+def _store(file: Path, folder: Path, card: Card, link: bool) -> None:
+    temporary = folder / f".{file.name}.tmp"
+    try:
+        temporary.unlink(missing_ok=True)
+        for companion in _companions(file):
+            shutil.copyfile(companion, folder / companion.name)
+        if not (link and _linked(file, temporary)):
+            shutil.copyfile(file, temporary)
+            os.utime(temporary, ns=(card.changed, card.changed))
+        card.write()
+        temporary.replace(card.path)
+    except OSError as error:
+        raise WriteError(f"{file.name} could not be copied to {folder} ({error.strerror}): make room there.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _log.debug("%s was added as %s.", file, card.key)
+
+
+def _linked(file: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(file)
+    except OSError as error:
+        _log.info("%s cannot be linked (%s) and is copied.", file, error.strerror)
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""The models folder: a folder for each model that was downloaded or added, with a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+CARD = "card.json"
+LOCK = ".lock"
+
+PUBLISHED = "published"
+PINNED = "first download"
+OWN = "when it was added"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a model in the models folder; kept as JSON beside its file.
+
+    Attributes
+    ----------
+    key, base, title : str
+        Its key, the key of the model that it is the weights of (the same, unless it has a name of its own), its title.
+    file : str
+        Name of the file beside the card.
+    sha256, size, changed : str, int, int
+        Hash, bytes and time (ns) of the file when it was last known to be right.
+    hash_from : str
+        Where the hash is from: "published", "first download" or "when it was added".
+    source, date : str
+        Address or path that it came from, and when (ISO, UTC).
+    companions : mapping of str to str
+        sha256 of each further file.
+    """
+
+    key: str
+    base: str
+    title: str
+    file: str
+    sha256: str
+    size: int
+    changed: int
+    hash_from: str
+    source: str
+    date: str
+    companions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the card and its file are."""
+        return model_folder(self.key)
+
+    @property
+    def path(self) -> Path:
+        """The file of weights."""
+        return self.folder / self.file
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all files are there, the weights with their size."""
+        others = all((self.folder / name).is_file() for name in self.companions)
+        return others and self.path.is_file() and self.path.stat().st_size == self.size
+
+    def write(self) -> None:
+        """Put the card in its place, whole or not at all."""
+        temporary = self.folder / f".{CARD}.tmp"
+        try:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            temporary.replace(self.folder / CARD)
+        except OSError as error:
+            raise WriteError(f"{self.folder} cannot be written ({error.strerror}): make room, or permit it.") from error
+
+
+def model_folder(key: str) -> Path:
+    """Return the folder of a model inside the models folder.
+
+    Raises
+    ------
+    InputError
+        If `key` could not be the name of a folder on every system.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", key) or key.endswith("."):
+        raise InputError(f"{key!r} cannot be a model's name: use letters, digits, '_', '-' and '.', at most 64.")
+    return Settings.from_environment().models_dir / key
+
+
+def read_card(key: str) -> Card | None:
+    """Return a model's card, or None if there is none that can be read."""
+    path = model_folder(key) / CARD
+    try:
+        return Card(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        _log.warning("%s cannot be read and is left out of account: %s", path, error)
+        return None
+
+
+def cards() -> Iterator[Card]:
+    """Yield the cards of all models in the models folder, by name."""
+    folder = Settings.from_environment().models_dir
+    for path in sorted(folder.glob(f"*/{CARD}")):
+        card = read_card(path.parent.name)
+        if card is not None and card.key == path.parent.name:
+            yield card
+
+
+def forget_pin(key: str) -> None:
+    """Forget the hash of a first download, so that the next one may differ."""
+    (model_folder(key) / CARD).unlink(missing_ok=True)

@@ -1,0 +1,283 @@
+"""Download a model: licence, sources in turn, one process at a time, the card beside the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from napari_zeroseg.errors import DownloadError, LicenceError, WeightsError, WriteError
+from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.settings import Settings
+from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, forget_pin, model_folder, read_card
+from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
+from napari_zeroseg.weights.folder import bring, locate, size_in_words
+from napari_zeroseg.weights.reading import check_whole
+from napari_zeroseg.weights.sources import WeightsSource, host_of
+
+if TYPE_CHECKING:
+    from napari_zeroseg.catalogue import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+
+class Offer(NamedTuple):
+    """What a download would bring: to show before it starts."""
+
+    size: str
+    hosts: tuple[str, ...]
+    licence: str
+    note: str
+
+    def sentence(self, title: str) -> str:
+        """Return size, place and licence in words."""
+        size = self.size if self.size != "?" else "a file of unknown size"
+        return f"{title}: {size} from {self.hosts[0]}. Licence of the weights: {self.licence}. {self.note}".strip()
+
+
+def offer_of(spec: ModelSpec) -> Offer:
+    """Return size, hosts and licence of a download.
+
+    Raises
+    ------
+    WeightsError
+        If the model cannot be downloaded.
+    """
+    places = _places(spec)
+    if not places:
+        raise bring(spec)
+    return Offer(size_in_words(spec), tuple(host_of(url) for _, url in places), spec.licence, spec.licence_note)
+
+
+def download_model(
+    spec: ModelSpec,
+    *,
+    licence_accepted: bool,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    accept_change: bool = False,
+    patience: Patience | None = None,
+) -> Path:
+    """Download a model's weights into the models folder; does nothing if they are on this machine.
+
+    Several processes may ask at once: one downloads, the others wait for it. After an error, a cancellation or a kill
+    the next call goes on from what is there.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model.
+    licence_accepted : bool
+        Whether the user has seen the licence of the weights and accepts it.
+    progress : callable, optional
+        Called with (bytes there, bytes in all or 0).
+    cancel : CancelToken, optional
+        Stops the download.
+    accept_change : bool
+        Take a file that differs from the first download of it.
+    patience : Patience, optional
+        Timeouts and tries.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    LicenceError
+        If the licence is not accepted.
+    DownloadError, WriteError, CancelledError
+        If it cannot be fetched, cannot be kept, or was cancelled.
+    WeightsError
+        If the model cannot be downloaded, or what came is not weights or not what came first.
+    """
+    found = locate(spec)
+    if found is not None:
+        return found.path
+    offer = offer_of(spec)
+    if not licence_accepted:
+        raise LicenceError(
+            f"{offer.sentence(spec.title)} Accept the licence to download it: `zeroseg download {spec.key} "
+            "--accept-licence`, or licence_accepted=True."
+        )
+    if Settings.from_environment().offline:
+        raise DownloadError(
+            f"{spec.title} is not on this machine, and ZEROSEG_OFFLINE or HF_HUB_OFFLINE forbids downloads: unset it, "
+            f"or get the file elsewhere and add it with `zeroseg add FILE --key {spec.key}`."
+        )
+    folder = _made(model_folder(spec.key))
+    with one_at_a_time(folder, cancel or CancelToken()):
+        found = locate(spec)  # another process may have brought it meanwhile
+        if found is not None:
+            return found.path
+        if accept_change:
+            forget_pin(spec.key)
+        return _from_first_that_works(spec, _Watch(progress, cancel or CancelToken(), patience or Patience()))
+
+
+class _Watch(NamedTuple):
+    progress: Progress | None
+    cancel: CancelToken
+    patience: Patience
+
+    def after(self, bytes_before: int) -> _Watch:
+        """The same for the next file of several, so that the bar does not begin anew."""
+        told = self.progress
+        if told is None or not bytes_before:
+            return self
+        return self._replace(progress=lambda done, total: told(bytes_before + done, total and bytes_before + total))
+
+
+def _places(spec: ModelSpec) -> list[tuple[WeightsSource, str]]:
+    settings = Settings.from_environment()
+    places = [(source, source.url(settings)) for source in spec.sources]
+    return [(source, url) for source, url in places if url]
+
+
+def _from_first_that_works(spec: ModelSpec, watch: _Watch) -> Path:
+    errors: list[DownloadError] = []
+    for source, url in _places(spec):
+        try:
+            return _get(spec, source, url, watch)
+        except DownloadError as error:
+            errors.append(error)
+            _log.info("%s", error)
+    if len(errors) == 1:
+        raise errors[0]
+    others = ", ".join(dict.fromkeys(host_of(url) for _, url in _places(spec)[1:]))
+    raise DownloadError(f"{errors[0]} {others} did not work either.") from errors[0]
+
+
+def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Path:
+    """Fetch the files of one source, check them, and put card and files in their places."""
+    settings = Settings.from_environment()
+    folder = model_folder(spec.key)
+    companions: dict[str, str] = {}
+    before = 0
+    for name in source.companions:
+        wanted = Wanted(source.url(settings, name), headers=_identity(source), from_hub=source.hub is not None)
+        fetched = _fetch(wanted, _part(folder, name), watch.after(before))
+        _settle(_part(folder, name), folder / name)
+        companions[name] = fetched.sha256
+        before += fetched.size
+    wanted = Wanted(url, source.sha256, source.size, _identity(source), source.hub is not None)
+    part = _part(folder, source.name)
+    fetched = _fetch(wanted, part, watch.after(before))
+    hash_from = PUBLISHED if fetched.is_published else PINNED
+    card = _card(spec, source, url, fetched, companions, hash_from, part)
+    try:
+        check_whole(part, source.name)
+        _compare_with_first(spec, card)
+    except WeightsError:
+        part.unlink()
+        note_of(part).unlink(missing_ok=True)
+        raise
+    # The card goes first: were this process killed in between, the hash would still be remembered.
+    card.write()
+    _settle(part, card.path)
+    _log.debug("%s is ready: %s", spec.title, card.path)
+    return card.path
+
+
+def _settle(part: Path, target: Path) -> None:
+    """Give a whole file its name."""
+    part.replace(target)
+    note_of(part).unlink(missing_ok=True)
+
+
+def _fetch(wanted: Wanted, part: Path, watch: _Watch) -> Fetched:
+    return fetch(wanted, part, progress=watch.progress, cancel=watch.cancel, patience=watch.patience)
+
+
+def _part(folder: Path, name: str) -> Path:
+    return folder / f".{name}.part"
+
+
+def _identity(source: WeightsSource) -> dict[str, str]:
+    """Say who the user is, to a hub only, and only if the user has logged in there."""
+    if source.hub is None or Settings.from_environment().mirror:
+        return {}
+    try:
+        from huggingface_hub import get_token
+    except ImportError:
+        return {}
+    token = get_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _card(
+    spec: ModelSpec,
+    source: WeightsSource,
+    url: str,
+    fetched: Fetched,
+    companions: dict[str, str],
+    hash_from: str,
+    path: Path,
+) -> Card:
+    return Card(
+        key=spec.key,
+        base=spec.base or spec.key,
+        title=spec.title,
+        file=source.name,
+        sha256=fetched.sha256,
+        size=fetched.size,
+        changed=path.stat().st_mtime_ns,
+        hash_from=hash_from,
+        source=url,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        companions=companions,
+    )
+
+
+def _compare_with_first(spec: ModelSpec, card: Card) -> None:
+    """Refuse what is not the file that the same place gave before, where only that says what it should be."""
+    first = read_card(spec.key)
+    if first is None or first.hash_from != PINNED or first.file != card.file or card.hash_from == PUBLISHED:
+        return
+    if first.sha256 != card.sha256:
+        raise WeightsError(
+            f"{host_of(card.source)} now gives another file for {spec.title} than on {first.date[:10]} (sha256 "
+            f"{card.sha256[:12]}…, then {first.sha256[:12]}…), so it was not kept. If its publisher has replaced it, "
+            f"accept that with `zeroseg download {spec.key} --accept-change`."
+        )
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"{folder} cannot be made ({error.strerror}): make room, or set ZEROSEG_DATA_DIR to another place."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise WriteError(f"{folder} is read-only: set ZEROSEG_DATA_DIR to another place.")
+    return folder
+
+
+@contextmanager
+def one_at_a_time(folder: Path, cancel: CancelToken) -> Iterator[None]:
+    """Hold a model's folder for this process; wait while another one holds it, unless cancelled."""
+    lock = FileLock(folder / LOCK)
+    waiting = False
+    while True:
+        try:
+            lock.acquire(timeout=0.2)
+            break
+        except Timeout:
+            cancel.raise_if_cancelled()
+            if not waiting:
+                _log.info("Another process is working on %s: waiting for it.", folder)
+                waiting = True
+        except (OSError, NotImplementedError) as error:
+            raise WriteError(f"{folder} cannot be locked ({error}): set ZEROSEG_DATA_DIR to a local disk.") from error
+    try:
+        yield
+    finally:
+        lock.release()

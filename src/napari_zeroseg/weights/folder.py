@@ -1,0 +1,304 @@
+"""Where a model's own weights are on this machine, what they should be, and how they are read, checked and removed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_zeroseg.errors import WeightsError, WriteError
+from napari_zeroseg.settings import Settings
+from napari_zeroseg.weights.cards import CARD, LOCK, PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.layouts import known_models
+from napari_zeroseg.weights.reading import (
+    SUFFIXES,
+    Weights,
+    hash_again,
+    is_there,
+    read_file,
+    read_weights,
+)
+from napari_zeroseg.weights.sources import WeightsSource
+
+if TYPE_CHECKING:
+    from napari_zeroseg.catalogue import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model's weights on this machine.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    where : str
+        "package", "models folder", "local folder" or "hub cache".
+    sha256 : str
+        What its hash should be; "" where nobody has said.
+    hash_from : str
+        Who said so.
+    card : Card or None
+        For what lies in the models folder.
+    """
+
+    path: Path
+    where: str
+    sha256: str
+    hash_from: str
+    card: Card | None = None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What came of hashing a model's files anew.
+
+    Attributes
+    ----------
+    key, path : str, Path
+        Which model, and its file.
+    ok : bool
+        False if a file is not what it should be. True as well where no hash is known, see `expected`.
+    sha256, expected : str
+        Hash of the file, and the one it should have; "" where none is known.
+    sentence : str
+        The outcome for people.
+    """
+
+    key: str
+    path: Path
+    ok: bool
+    sha256: str
+    expected: str
+    sentence: str
+
+
+def locate(spec: ModelSpec) -> Found | None:
+    """Find a model's own weights on this machine: in the package, the models folder, ``ZEROSEG_MODELS``, hub caches.
+
+    Returns
+    -------
+    Found or None
+    """
+    for source in spec.sources:
+        if is_there(source):
+            return Found(source.path, "package", source.sha256, PUBLISHED)
+    card = read_card(spec.key)
+    if card is not None and card.is_complete:
+        return Found(card.path, "models folder", card.sha256, card.hash_from, card)
+    return _in_local_folders(spec) or _in_hub_cache(spec)
+
+
+def _in_local_folders(spec: ModelSpec) -> Found | None:
+    names = {source.name for source in spec.sources}
+    for folder in Settings.from_environment().model_folders:
+        for source in spec.sources:
+            for path in _places(folder, source):
+                if _is_file_of(path, source):
+                    return Found(path, "local folder", source.sha256, PUBLISHED if source.sha256 else "")
+        for suffix in SUFFIXES:
+            path = folder / f"{spec.key}{suffix}"
+            if path.name not in names and path.is_file():
+                return Found(path, "local folder", "", "")
+    return None
+
+
+def _places(folder: Path, source: WeightsSource) -> list[Path]:
+    """Where a folder may hold `source`: by its bare name, or under the name of its repository as a clone has it."""
+    hub = source.hub
+    if hub is None:
+        return [folder / source.name] if source.name else []
+    return [folder / hub.repository / hub.file, folder / hub.repository.partition("/")[2] / hub.file]
+
+
+def _is_file_of(path: Path, source: WeightsSource) -> bool:
+    others = all((path.parent / name).is_file() for name in source.companions)
+    return others and path.is_file() and (not source.size or path.stat().st_size == source.size)
+
+
+def _in_hub_cache(spec: ModelSpec) -> Found | None:
+    for source in spec.sources:
+        hub = source.hub
+        if hub is None:
+            continue
+        try:
+            from huggingface_hub import try_to_load_from_cache
+        except ImportError as error:
+            # a version that another package brought may not work; the list of models must not go with it
+            _log.warning("huggingface_hub cannot be imported, and its cache is left out of account: %s", error)
+            return None
+        cached = try_to_load_from_cache(hub.repository, hub.file, revision=hub.revision or None)
+        if isinstance(cached, str) and _is_file_of(Path(cached), source):
+            # The cache names its files by their hash as the hub gave it.
+            blob = Path(os.path.realpath(cached)).name
+            told = source.sha256 or (blob if re.fullmatch("[0-9a-f]{64}", blob) else "")
+            return Found(Path(cached), "hub cache", told, PUBLISHED if told else "")
+    return None
+
+
+def missing(spec: ModelSpec) -> WeightsError:
+    """Return the error for a model whose weights are not on this machine."""
+    if spec.sources[0].is_embedded:
+        path = spec.sources[0].path
+        return WeightsError(f"The weights of {spec.title} are not at {path}: reinstall napari-zeroseg.")
+    if spec.state == "needs download":
+        size = f" ({size_in_words(spec)})" if spec.size else ""
+        return WeightsError(
+            f"The weights of {spec.title} are not on this machine: download them{size} with `zeroseg download "
+            f"{spec.key}` or in the Models dock, or give the path of a file as weights."
+        )
+    return bring(spec)
+
+
+def bring(spec: ModelSpec) -> WeightsError:
+    """Return the error for a model whose file only the user can get."""
+    name = spec.sources[0].name or "the file"
+    place = f" from {spec.homepage}" if spec.homepage else " from its publisher"
+    return WeightsError(
+        f"The weights of {spec.title} cannot be downloaded from here: get {name}{place}, then add it with `zeroseg add "
+        f"FILE --key {spec.key}` or in the Models dock."
+    )
+
+
+def megabytes(size: int) -> str:
+    """Return a size for people: 375 MB, 2.6 GB, 12 kB."""
+    if size >= 995_000_000:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 995_000 else f"{size / 1e3:.0f} kB"
+
+
+def size_in_words(spec: ModelSpec) -> str:
+    """Return the size of a model's weights for people; "?" where it is unknown."""
+    if not spec.size:
+        return "?"
+    return megabytes(spec.size) if spec.weights.size else f"about {megabytes(spec.size)}"
+
+
+def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = None) -> Weights:
+    """Read the weights to build a model from: those given, else its own.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model.
+    given : path or state dict, optional
+        A checkpoint in its place.
+
+    Raises
+    ------
+    WeightsError
+        If they are missing, damaged, unsafe, changed since they came, or another model's.
+    """
+    if given is not None:
+        weights = read_weights(given, spec.sources[0], spec.title)
+        check_family(spec, weights)
+        return weights
+    found = locate(spec)
+    if found is None:
+        raise missing(spec)
+    if found.where == "package":
+        return read_weights(None, next(source for source in spec.sources if is_there(source)), spec.title)
+    weights = read_file(found.path, _trusted(found.card))
+    if found.sha256 and weights.sha256 != found.sha256:
+        raise WeightsError(
+            f"The weights of {spec.title} at {found.path} are not those that they should be (sha256 "
+            f"{weights.sha256[:12]}…, {found.hash_from}: {found.sha256[:12]}…): remove that file and get it again."
+        )
+    check_family(spec, weights)
+    return weights
+
+
+def _trusted(card: Card | None) -> str:
+    """Return the hash on the card if the file is untouched since, so that gigabytes are not hashed at each start."""
+    return card.sha256 if card is not None and card.path.stat().st_mtime_ns == card.changed else ""
+
+
+def check_family(spec: ModelSpec, weights: Weights) -> None:
+    """Refuse weights that are known to be another model's.
+
+    Raises
+    ------
+    WeightsError
+        With the name of the model that they belong to.
+    """
+    from napari_zeroseg.catalogue import model_of_hash
+
+    wanted = spec.base or spec.key
+    if wanted not in known_models():
+        return
+    theirs = model_of_hash(weights.sha256)
+    if theirs and theirs != wanted:
+        raise WeightsError(f"These weights are the published ones of {theirs}, not {spec.title}'s: choose that model.")
+    layout = weights.layout
+    if layout is not None and wanted not in layout.candidates:
+        belong = " or ".join(sorted(layout.candidates)) or "none of the models here"
+        raise WeightsError(f"These weights are not {spec.title}'s: they are of {layout}. Choose {belong}.")
+
+
+def verify(spec: ModelSpec) -> VerifyReport:
+    """Hash a model's files anew and compare.
+
+    Raises
+    ------
+    WeightsError
+        If they are not on this machine.
+    """
+    found = locate(spec)
+    if found is None:
+        raise missing(spec)
+    now = hash_again(found.path)
+    if found.sha256 and now != found.sha256:
+        sentence = (
+            f"{found.path} has changed or is damaged: its sha256 is {now[:12]}…, {found.hash_from} it was "
+            f"{found.sha256[:12]}…. Remove it and get it again."
+        )
+        return VerifyReport(spec.key, found.path, False, now, found.sha256, sentence)
+    companions = found.card.companions if found.card else {}
+    bad = [name for name, known in companions.items() if hash_again(found.path.parent / name) != known]
+    if bad:
+        sentence = (
+            f"{', '.join(bad)} beside {found.path} changed since the download: remove the model and get it again."
+        )
+        return VerifyReport(spec.key, found.path, False, now, found.sha256, sentence)
+    says = f"as {found.hash_from}" if found.sha256 else "no hash is known to compare it with"
+    return VerifyReport(spec.key, found.path, True, now, found.sha256, f"{found.path} is whole: sha256 {now}, {says}.")
+
+
+def remove_model(spec: ModelSpec) -> None:
+    """Delete a model's files from the models folder, and what an unfinished download left there.
+
+    The card of a download stays, so that a later download that differs is noticed.
+
+    Raises
+    ------
+    WeightsError
+        If the model is inside the package, in a folder that is not ours, or not here at all.
+    """
+    card = read_card(spec.key)
+    keeps_hash = card is not None and card.hash_from == PINNED
+    folder = model_folder(spec.key)
+    ours = [path for path in folder.glob("*") if path.name != CARD or not keeps_hash]
+    if not [path for path in ours if path.name != LOCK]:
+        raise _nothing_to_remove(spec)
+    try:
+        for path in ours:
+            path.unlink()
+        if not keeps_hash:
+            folder.rmdir()
+    except OSError as error:
+        raise WriteError(f"{folder} could not be emptied ({error.strerror}): close what uses it.") from error
+
+
+def _nothing_to_remove(spec: ModelSpec) -> WeightsError:
+    found = locate(spec)
+    if found is None:
+        return WeightsError(f"There is nothing to remove: the weights of {spec.title} are not on this machine.")
+    if found.where == "package":
+        return WeightsError(f"{spec.title} is part of napari-zeroseg and cannot be removed.")
+    return WeightsError(f"The weights of {spec.title} lie in a {found.where} at {found.path}: remove them there.")
