@@ -1,52 +1,101 @@
-"""The window never freezes: the event loop is watched while a 2048 x 2048 plane is encoded, clicked and accepted."""
+"""The window never freezes: measured while a 2048 x 2048 plane is encoded, clicked and accepted, in one attempt.
+
+- Every call into this package from the window's thread (its keys and buttons, its timers, what the inference thread
+  posts, what napari's events set off) may work for at most 50 ms. That is the thread's own time: on a machine that runs
+  more programs than it has cores, the clock on the wall tells how many they are. A call that waits, for the model, a
+  lock or a file, works little all the same, so by the clock on the wall it may take no longer than half a second.
+- The event loop is asked for a tick every 5 ms. By the clock on the wall, with nothing subtracted, the 95th
+  percentile of the gaps between ticks stays below 50 ms while the plane is encoded. A percentile rather than the
+  longest gap, since napari's own drawing and other programs stop the loop now and then, and neither is ours to
+  promise; rather than the shortest of several attempts, since a user has only one. Gaps count by their length, so that
+  one long gap is not lost among many short ones.
+"""
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
 
+from napari_zeroseg._napari import bridge as bridges
+from napari_zeroseg._napari.session import Session
+from napari_zeroseg._napari.workspace import Workspace
 from napari_zeroseg.jobs import shared_queue
 from napari_zeroseg.phantom import em_like_stack
 
 LIMIT = 0.050
-ATTEMPTS = 4
-SCHEDSTAT = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+WAIT = 0.5
+SESSION_SLOTS = ("accept", "discard", "undo", "next_candidate", "next_object", "toggle_sign", "set_options", "refine")
+WORKSPACE_SLOTS = ("_on_marks", "_on_dims", "_on_picture", "_on_shapes", "_on_mode")
 
 
-def delayed() -> float:
-    """Seconds for which this thread was ready to run and the machine ran another; 0 where that is not told."""
-    try:
-        return int(SCHEDSTAT.read_text().split()[1]) / 1e9
-    except (OSError, IndexError):
-        return 0.0
+class Slots:
+    """Notes how long each call into the package from the window's thread takes; the outermost one of those nested."""
+
+    def __init__(self, monkeypatch):
+        self.worked: list[tuple[float, str]] = []
+        self.taken: list[tuple[float, str]] = []
+        self._inside = False
+        for owner, names in (
+            (Session, SESSION_SLOTS),
+            (Workspace, WORKSPACE_SLOTS),
+            (bridges.QtBridge, ("_call", "_fire")),
+        ):
+            for name in names:
+                monkeypatch.setattr(owner, name, self._timed(getattr(owner, name)))
+
+    def _timed(self, slot):
+        @functools.wraps(slot)
+        def timed(*args, **kwargs):
+            if self._inside:
+                return slot(*args, **kwargs)
+            self._inside, start, work = True, time.perf_counter(), time.thread_time()
+            try:
+                return slot(*args, **kwargs)
+            finally:
+                self._inside = False
+                what = f"{slot.__name__}{args[1:2]}"
+                self.worked.append((time.thread_time() - work, what))
+                self.taken.append((time.perf_counter() - start, what))
+
+        return timed
+
+    def clear(self):
+        self.worked.clear()
+        self.taken.clear()
+
+    def check(self):
+        assert max(self.worked) < (LIMIT, "")
+        assert max(self.taken) < (WAIT, "")
 
 
 class Watch:
-    """Notes the longest pause between two ticks of the event loop.
-
-    What the thread waited for a processor that other programs used is not the window's doing and is left out; what
-    it waited for Python's lock, for locks of ours or for its own work is in.
-    """
+    """Notes every gap between two ticks of the event loop."""
 
     def __init__(self):
+        self.gaps: list[float] = []
+        self._last = time.perf_counter()
         self._timer = QTimer()
         self._timer.setInterval(5)
         self._timer.timeout.connect(self._tick)
-        self.start()
         self._timer.start()
 
     def _tick(self):
-        now, delay = time.perf_counter(), delayed()
-        self.worst = max(self.worst, (now - self._last) - (delay - self._delay))
-        self._last, self._delay = now, delay
+        now = time.perf_counter()
+        self.gaps.append(now - self._last)
+        self._last = now
 
     def start(self):
-        self.worst, self._last, self._delay = 0.0, time.perf_counter(), delayed()
+        self.gaps.clear()
+        self._last = time.perf_counter()
+
+    def usual(self):
+        """95th percentile of the gaps, each weighted by its length: a moment of the run falls into no longer one."""
+        gaps = np.sort(self.gaps)
+        return float(gaps[np.searchsorted(np.cumsum(gaps), 0.95 * gaps.sum())])
 
     def close(self):
         self._timer.stop()
@@ -59,95 +108,83 @@ def plane():
 
 
 @pytest.fixture
-def watched(bench, plane):
+def slots(monkeypatch):
+    return Slots(monkeypatch)
+
+
+@pytest.fixture
+def watched(slots, bench, plane):
     stack = np.stack([plane, plane[::-1], plane[:, ::-1]])
     bench.viewer.add_image(stack, name="large")
     bench.viewer.dims.set_current_step(0, 0)
     bench.begin()
     bench.rest()
+    slots.clear()
     watch = Watch()
-    yield bench, watch
+    yield bench, slots, watch
     watch.close()
 
 
-def at_best(scene, watch, settle):
-    """Longest pause of the calmest attempt: what another process takes from this machine is not the window's doing."""
-    pauses = []
-    for attempt in range(ATTEMPTS):
-        settle()
-        watch.start()
-        scene(attempt)
-        pauses.append(watch.worst)
-        if pauses[-1] < LIMIT:
-            break
-    return min(pauses)
-
-
 def test_while_a_plane_is_encoded_and_clicked(watched, shared_memory):
-    bench, watch = watched
-
-    def scene(attempt):
-        shared_memory.store.clear_memory()
-        shared_memory._views.clear()
-        bench.workspace.points.add(np.array([[0, 300 + 40 * attempt, 300.0]]))
-        bench.qtbot.wait(10)
-        bench.until(lambda: bench.session.asking.answer is not None)
-        bench.qtbot.wait(20)
-
-    assert at_best(scene, watch, bench.rest) < LIMIT
+    bench, slots, watch = watched
+    shared_memory.store.clear_memory()
+    shared_memory._views.clear()
+    watch.start()
+    bench.workspace.points.add(np.array([[0, 300, 300.0]]))
+    bench.until(lambda: bench.session.asking.answer is not None)
     assert bench.session.asking.answer.encoding > 0
+    assert watch.usual() < LIMIT
+    bench.qtbot.wait(20)
+    slots.check()
 
 
 def test_while_masks_are_accepted_and_taken_back(watched):
-    bench, watch = watched
-
-    def scene(attempt):
-        bench.session.accept()
-        bench.qtbot.wait(20)
-        assert bench.workspace.labels.data[0].any()
-        bench.session.undo()
-        bench.qtbot.wait(20)
-
-    def click():
-        bench.session.discard()
-        bench.click(0, 700, 900)
-        bench.until(lambda: bench.session.asking.answer is not None)
-        bench.rest()
-
-    assert at_best(scene, watch, click) < LIMIT
+    bench, slots, _ = watched
+    bench.click(0, 700, 900)
+    bench.until(lambda: bench.session.asking.answer is not None)
+    bench.session.accept()
+    bench.qtbot.wait(20)
+    assert bench.workspace.labels.data[0].any()
+    bench.session.undo()
+    bench.settle()
+    bench.session.accept()
+    bench.settle()
+    bench.workspace.labels.selected_label = 1
+    bench.session.set_options(semantic=True)
+    bench.session.refine()
+    bench.settle()
+    assert bench.session.asking.picked is not None
+    bench.session.discard()
+    bench.settle()
+    slots.check()
 
 
 def test_while_the_slider_moves_and_the_contrast_changes(watched):
-    bench, watch = watched
+    bench, slots, _ = watched
     bench.click(0, 700, 900)
     bench.click(1, 700, 900)
-
-    def scene(attempt):
-        for z in (1, 0):
-            bench.viewer.dims.set_current_step(0, z)
-            bench.qtbot.wait(60)
-        for high in (200, 180, 255):
-            bench.workspace.image.contrast_limits = (0, high)
-            bench.qtbot.wait(20)
-        bench.until(lambda: shared_queue().is_idle)
-
-    assert at_best(scene, watch, bench.rest) < LIMIT
+    for z in (1, 0):
+        bench.viewer.dims.set_current_step(0, z)
+        bench.qtbot.wait(60)
+    for high in (200, 180, 255):
+        bench.workspace.image.contrast_limits = (0, high)
+        bench.qtbot.wait(20)
+    bench.until(lambda: shared_queue().is_idle)
+    bench.settle()
+    slots.check()
 
 
 def test_while_candidates_are_cycled_and_options_change(watched):
-    bench, watch = watched
+    bench, slots, _ = watched
     bench.click(0, 700, 900)
     bench.until(lambda: bench.session.asking.answer is not None)
-
-    def scene(attempt):
-        for _ in range(3):
-            bench.session.next_candidate()
-            bench.qtbot.wait(15)
-        bench.session.toggle_sign()
-        bench.session.next_object()
-        bench.session.set_options(batched=True)
-        bench.qtbot.wait(20)
-        bench.session.set_options(batched=False)
-        bench.settle()
-
-    assert at_best(scene, watch, bench.rest) < LIMIT
+    for _ in range(3):
+        bench.session.next_candidate()
+        bench.qtbot.wait(15)
+    bench.session.toggle_sign()
+    bench.session.next_object()
+    bench.session.set_options(batched=True)
+    bench.qtbot.wait(20)
+    bench.session.set_options(batched=False)
+    bench.settle()
+    slots.check()

@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QScrollArea
 
+from napari_zeroseg._napari.widgets import Folded
 from napari_zeroseg.metrics import iou
 
 
@@ -117,8 +119,8 @@ def test_options_reach_the_session(bench, stack):
     options = bench.session.options
     assert (options.semantic, options.class_id, options.live, options.batched) == (True, 3, False, True)
     assert (options.policy, options.field) == ("replace", 512)
-    assert dock.class_id.isVisibleTo(dock)
-    assert dock.predict.isVisibleTo(dock)
+    bench.until(lambda: dock.class_id.isVisibleTo(dock))
+    bench.until(lambda: dock.predict.isVisibleTo(dock))
 
 
 def test_preview_is_not_offered_as_output(bench, stack):
@@ -166,3 +168,58 @@ viewer.close()
     loaded, seconds = done.stdout.split()[-2:]
     assert loaded == "False"
     assert float(seconds) < 0.5
+
+
+def test_nothing_is_cut_off_in_a_narrow_dock(bench, stack):
+    bench.viewer.add_image(stack[0], name="em")
+    for folded in bench.dock.findChildren(Folded):
+        folded.heading.setChecked(True)
+    bench.dock.class_id.setVisible(True)
+    bench.dock.candidates.show_candidate(1, 3, 0.93, "object 12")
+    area = bench.dock.findChild(QScrollArea)
+    beside = area.verticalScrollBar().sizeHint().width()
+    assert area.widget().minimumSizeHint().width() <= bench.dock.minimumWidth() - beside
+
+
+def test_candidates_say_of_which_object_they_are(bench, stack, middle):
+    bench.viewer.add_image(stack[0], name="em")
+    bench.viewer.dims.set_current_step(0, 1)
+    bench.begin()
+    bench.click(1, *middle[0])
+    bench.dock.next.click()
+    bench.click(1, 5, 5)
+    bench.until(lambda: "object 2: candidate 1 of 3" in bench.dock.candidates.text.text())
+    bench.dock.batched.setChecked(True)
+    bench.until(lambda: "object 2: candidate 1 of 3" in bench.dock.candidates.text.text())
+
+
+def test_deleting_the_last_point_empties_the_dock(bench, stack, middle):
+    bench.viewer.add_image(stack[0], name="em")
+    bench.viewer.dims.set_current_step(0, 1)
+    bench.begin()
+    bench.click(1, *middle[0])
+    bench.until(bench.dock.accept.isEnabled)
+    bench.workspace.points.selected_data = {0}
+    bench.workspace.points.remove_selected()
+    bench.until(lambda: not bench.dock.accept.isEnabled())
+    assert bench.dock.candidates.text.text() == "no preview"
+    assert "Click on an object" in bench.dock.status.text()
+
+
+def test_3d_right_after_the_slider(bench, stack):
+    bench.viewer.add_image(stack[0], name="em")
+    bench.begin()
+    bench.rest()
+    bench.viewer.dims.set_current_step(0, 2)
+    bench.qtbot.wait(50)
+    bench.viewer.dims.ndisplay = 3
+    bench.qtbot.wait(400)
+    assert "2-D display" in bench.session.status.text
+
+
+def test_a_mark_is_smaller_than_a_small_mitochondrion(bench, stack):
+    bench.viewer.add_image(np.tile(stack[0], (1, 4, 4)), name="em")
+    bench.begin()
+    points = bench.workspace.points
+    assert points.current_size <= 4
+    assert max(points.canvas_size_limits) <= 11

@@ -74,7 +74,7 @@ def test_undo_brings_labels_and_marks_back(begun):
     assert list(begun.workspace.points.features["sign"]) == ["positive", "negative"]
     np.testing.assert_array_equal(begun.shown()[1].data, shown)
     accept(begun)
-    assert counts(begun.workspace.labels.data) == {2: 256}
+    assert counts(begun.workspace.labels.data) == {1: 256}
 
 
 def test_napari_s_own_undo_brings_the_marks_back_too(begun):

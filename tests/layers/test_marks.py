@@ -24,13 +24,18 @@ def box(r0, c0, r1, c1, **options):
     return drawn("rectangle", (r0, c0), (r0, c1), (r1, c1), (r1, c0), **options)
 
 
-def test_points_and_the_newest_box():
-    marks = Marks(1, (drawn("point", (3, 4)), drawn("point", (5, 6), positive=False), box(0, 0, 9, 9), box(2, 1, 8, 7)))
+def test_points_and_a_box():
+    marks = Marks(1, (drawn("point", (3, 4)), drawn("point", (5, 6), positive=False), box(2, 1, 8, 7)))
     prompt = marks.prompt(SHAPE, ALL)
     np.testing.assert_array_equal(prompt.points, [[3, 4], [5, 6]])
     assert prompt.labels.tolist() == [True, False]
     np.testing.assert_array_equal(prompt.box, (2, 1, 8, 7))
     assert prompt.mask is None
+
+
+def test_two_boxes_of_one_object_are_said():
+    with pytest.raises(InputError, match="Two boxes describe object 4 of this plane: give each its own number"):
+        Marks(4, (box(0, 0, 9, 9), box(2, 1, 8, 7))).prompt(SHAPE, ALL)
 
 
 def test_an_outline_is_a_mask_and_its_box():

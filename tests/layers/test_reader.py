@@ -147,15 +147,38 @@ def test_dicom_has_its_window_and_millimetres():
 def test_only_what_can_be_read_is_claimed(tmp_path, volume):
     Image.fromarray(volume[0]).save(tmp_path / "a.png")
     (tmp_path / "text.tif").write_text("not a picture")
-    (tmp_path / "empty.tif").touch()
+    (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "folder").mkdir()
-    for name in ("text.tif", "empty.tif", "folder", "missing.tif"):
+    for name in ("text.png", "folder", "missing.tif"):
         assert get_reader(str(tmp_path / name)) is None
     assert get_reader("https://example.org/a.tif") is None
     assert get_reader([]) is None
     assert get_reader([str(tmp_path / "a.png"), str(tmp_path / "text.tif")]) is None
     assert get_reader([str(tmp_path), str(tmp_path)]) is None
     assert get_reader([str(tmp_path / "a.png")]) is not None
+
+
+@pytest.mark.parametrize("ending", [".tif", ".TIFF", ".dcm", ".dicom", ".npy"])
+@pytest.mark.parametrize("content", ["", "not a picture"])
+def test_a_file_that_is_not_what_its_ending_says_gets_a_sentence(tmp_path, ending, content):
+    path = tmp_path / f"wrong{ending}"
+    path.write_text(content)
+    for paths in (str(path), [str(path)]):
+        with pytest.raises(ReadError, match="empty" if not content else "not a|damaged|no kind"):
+            get_reader(paths)(paths)
+
+
+def test_a_folder_that_is_no_zarr_gets_a_sentence(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(ReadError):
+        get_reader(str(tmp_path / "a.zarr"))(str(tmp_path / "a.zarr"))
+
+
+def test_a_viewer_opens_a_wrong_file_with_our_sentence(tmp_path):
+    PluginManager.instance().discover()
+    (tmp_path / "text.tif").write_text("not a picture")
+    with pytest.raises(ReadError, match="not a TIFF picture"):
+        ViewerModel().open(str(tmp_path / "text.tif"), plugin="napari-zeroseg")
 
 
 def test_faults_come_as_sentences(tmp_path, volume):

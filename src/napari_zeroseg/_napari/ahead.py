@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_zeroseg._napari.channel import Channel, sentence
 from napari_zeroseg._napari.engine import Encoded, Engine, ModelChoice
+from napari_zeroseg.errors import ZerosegError
 from napari_zeroseg.jobs import CancelToken, Priority
 from napari_zeroseg.view import FieldChoice
 
@@ -40,12 +41,18 @@ class Ahead:
 
     def soon(self, seconds: float, plane: ShownPlane | None, model: ModelChoice, field: FieldChoice) -> None:
         """Begin after so many seconds of quiet; only for someone who has begun, so that opening the dock is free."""
+        self.cancel()
         self._seconds = 0.0
         if plane is not None and self._workspace.has_prompt_layers:
-            self._channel.later("ahead", seconds, partial(self._encode, plane, model, field, first=True))
+            self._channel.later("ahead", seconds, partial(self._encode, plane, model, field))
 
-    def _encode(self, plane: ShownPlane, model: ModelChoice, field: FieldChoice, *, first: bool) -> None:
-        if self._workspace.image is None:
+    def cancel(self) -> None:
+        """Encode nothing more, and say nothing of what is being encoded."""
+        self._channel.cancel("ahead")
+        self._channel.later("ahead", 0, _nothing)
+
+    def _encode(self, plane: ShownPlane, model: ModelChoice, field: FieldChoice) -> None:
+        if not self._is_shown(plane):
             return
         picture, centre = self._workspace.picture(plane), self._workspace.centre(plane)
 
@@ -54,12 +61,28 @@ class Ahead:
 
         done = partial(self._done, plane, model, field)
         self._channel.submit("ahead", Priority.AHEAD, work, done, lambda error: self._say(sentence(error), "warning"))
-        if first:
+        if not self._seconds:
             self._say(f"Encoding {plane.name} …", "busy")
 
     def _done(self, plane: ShownPlane, model: ModelChoice, field: FieldChoice, encoded: Encoded) -> None:
+        if not self._is_shown(plane):
+            return
         self._seconds += encoded.seconds
-        took = f"{self._seconds:.1f} s" if self._seconds else "from the cache"
-        self._say(f"{plane.name.capitalize()} encoded, {took}, {encoded.device}", "good")
         if encoded.left:
-            self._channel.later("ahead", 0, partial(self._encode, plane, model, field, first=False))
+            following = encoded.total - encoded.left + 1
+            self._say(f"Encoding {plane.name}, window {following} of {encoded.total} …", "busy")
+            self._channel.later("ahead", 0, partial(self._encode, plane, model, field))
+        else:
+            took = f"{self._seconds:.1f} s" if self._seconds else "from the cache"
+            self._say(f"{plane.name.capitalize()} encoded, {took}, {encoded.device}", "good")
+
+    def _is_shown(self, plane: ShownPlane) -> bool:
+        """Whether the plane is still the one on the screen: in 3-D display there is none."""
+        try:
+            return self._workspace.plane().key == plane.key
+        except ZerosegError:
+            return False
+
+
+def _nothing() -> None:
+    """Takes the place of a call that is no longer wanted."""

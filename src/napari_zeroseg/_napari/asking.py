@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,6 +23,9 @@ from napari_zeroseg.view import FieldChoice
 
 _AFTER_CONTRAST = 0.25
 """Seconds for which the contrast must rest: a slider that is dragged changes it many times a second."""
+
+_REMEMBERED = 100
+"""Questions whose chosen candidates are remembered."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Asking:
 
     looked = Signal()
     """The plane on the screen, its picture or the model is another one."""
+    lost = Signal()
+    """There is no plane on the screen."""
+    emptied = Signal()
+    """The marks on the plane are gone, or there are new ones on others."""
     answered = Signal()
     """A preview is there."""
     failed = Signal(object)
@@ -68,7 +76,7 @@ class Asking:
         self.options = Options()
         self.model = ModelChoice()
         self.object_id = 1
-        self.picked: tuple[object, Picked] | None = None
+        self.picked: tuple[tuple[object, ...], Picked] | None = None
         self.plane: ShownPlane | None = None
         self.answer: Answer | None = None
         self.is_waiting = False
@@ -78,12 +86,15 @@ class Asking:
         self._engine = engine
         self._say = say
         self._chosen: list[int] = []
+        self._choices: OrderedDict[Hashable, tuple[int, ...]] = OrderedDict()
+        self._elsewhere: set[tuple[int, ...]] = set()
         self._generation = 0
-        self._asked: object = None
+        self._asked: Hashable = None
         self._seen: object = None
         self._is_overdue = False
         workspace.marks_changed.connect(self.look_soon)
         workspace.picture_changed.connect(self._look_when_calm)
+        workspace.chosen.connect(self._put_down)
 
     @property
     def is_pending(self) -> bool:
@@ -97,6 +108,14 @@ class Asking:
             return None
         i = self._current()
         return self.answer.objects[i], self._chosen[i]
+
+    @property
+    def current_name(self) -> str:
+        """Which object that is, where the preview shows several: by its number, or in batched mode by its turn."""
+        if self.answer is None or len(self.answer.objects) < 2:
+            return ""
+        i = self._current()
+        return f"object {i + 1 if self.options.batched else self.answer.objects[i].marks.object_id}"
 
     def _current(self) -> int:
         assert self.answer is not None
@@ -125,10 +144,21 @@ class Asking:
         """What describes each object on a plane: what was drawn there, and the label that was picked up."""
         drawn = self._workspace.drawn(plane)
         found = each_its_own(drawn) if self.options.batched else by_object(drawn)
-        if self.picked is not None and self.picked[0] == plane.key:
+        if self.picked is not None and self.picked[0] == self._workspace.place(plane):
             mine = next((m for m in found if m.object_id == self.object_id), Marks(self.object_id))
             found = [m for m in found if m is not mine] + [replace(mine, picked=self.picked[1])]
         return found
+
+    def pick(self, plane: ShownPlane, picked: Picked | None) -> None:
+        """Refine that label on that plane, or none any more."""
+        self.picked = None if picked is None else (self._workspace.place(plane), picked)
+
+    def _put_down(self) -> None:
+        """Forget the label being refined where the image or the output is another one: it is none of theirs."""
+        image, labels = self._workspace.image, self._workspace.labels
+        there = (image and image.unique_id, labels and labels.unique_id)
+        if self.picked is not None and tuple(self.picked[0][:2]) != there:
+            self.picked = None
 
     def look_soon(self) -> None:
         """Look at the marks once, after everything that comes with one gesture has happened."""
@@ -155,6 +185,7 @@ class Asking:
         except ZerosegError as error:
             self.plane, self._seen = None, None
             self.withdraw()
+            self.lost.emit()
             self._say(sentence(error), "idle" if self._workspace.image is None else "warning")
             return
         self.plane = plane
@@ -162,12 +193,17 @@ class Asking:
         if (picture.key, self.model) != self._seen:
             self._seen = (picture.key, self.model)
             self.looked.emit()
-        targets = [m.signature for m in marks if m.has_target]
+        elsewhere = self._workspace.elsewhere(plane)
+        others, self._elsewhere = self._elsewhere, elsewhere
+        targets = tuple(m.signature for m in marks if m.has_target)
         asked = (picture.key, plane.to_world.tobytes(), self.model, self.options.field, targets)
         if not targets:
+            had_some = self._asked is not None
             self.withdraw()
             if marks:
                 self._say("Only background is marked: add a point on the object (T)", "warning")
+            elif had_some or elsewhere - others:
+                self.emptied.emit()
         elif asked != self._asked:
             self.withdraw()
             self._asked = asked
@@ -216,21 +252,39 @@ class Asking:
         if self.answer is not None and self.answer.objects:
             i = self._current()
             self._chosen[i] = (self._chosen[i] + 1) % len(self.answer.objects[i].patches)
+            self._choices[self._asked] = tuple(self._chosen)
+            self._choices.move_to_end(self._asked)
+            while len(self._choices) > _REMEMBERED:
+                self._choices.popitem(last=False)
             self._show()
+            self._tell()
 
     def _on_answer(self, answer: Answer) -> None:
         self.catch_up()
         if answer.generation != self._generation:
             return
         self.is_waiting = False
-        self.answer, self._chosen = answer, [0] * len(answer.objects)
+        chosen = self._choices.get(self._asked, ())
+        fits = [k < len(one.patches) for k, one in zip(chosen, answer.objects, strict=False)]
+        kept = len(fits) == len(answer.objects) and all(fits)
+        self.answer, self._chosen = answer, list(chosen) if kept else [0] * len(answer.objects)
         self._show()
-        pixels = sum(int(mask.sum()) for _, _, mask in self.patches)
-        if pixels:
-            self._say(f"{pixels:,} pixels, {answer.seconds:.2g} s, {answer.device}", "good")
-        else:
-            self._say("Nothing was found there: click elsewhere, or draw a box", "warning")
+        self._tell()
         self.answered.emit()
+
+    def _tell(self) -> None:
+        """Say how large what is shown is."""
+        answer, pixels = self.answer, sum(int(mask.sum()) for _, _, mask in self.patches)
+        if answer is None or not pixels:
+            self._say("Nothing was found there: click elsewhere, or draw a box", "warning")
+            return
+        text = f"{pixels:,} pixels, {answer.seconds:.2g} s, {answer.device}"
+        one = answer.objects[0].marks
+        is_first_click = one.picked is None and [d.kind for d in one.drawn] == ["point"]
+        if len(answer.objects) == 1 and is_first_click and not self.options.batched:
+            # A second click far away would be taken for a part of the same object.
+            text += "; N: next object"
+        self._say(text, "good")
 
     def _on_error(self, generation: int, error: Exception) -> None:
         if generation == self._generation:

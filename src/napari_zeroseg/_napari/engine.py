@@ -142,7 +142,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A window of a plane has been encoded ahead, or was found in the store (0 seconds); `left` of `total` are missing."""
+    """A window of a plane was encoded ahead, or found in the store (0 seconds); `left` of `total` are missing."""
 
     seconds: float
     device: str

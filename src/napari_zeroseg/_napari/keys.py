@@ -36,7 +36,7 @@ KEYS = (
     Key(KeyBinding.from_int(KeyCode.KeyM), "M", "next candidate (Labels: new label)", "next_candidate"),
     Key(ENTER, "Enter", "accept; first finishes a shape that is being drawn", "accept"),
     Key(ESCAPE, "Escape", "discard; first ends a shape that is being drawn", "discard"),
-    Key(KeyBinding.from_int(KeyCode.KeyN), "N", "next object", "next_object"),
+    Key(KeyBinding.from_int(KeyCode.KeyN), "N", "next object; a second box does so by itself", "next_object"),
     Key(UNDO, "Ctrl-Z", "take back the last accept or discard (Labels: napari's own undo)", "undo"),
 )
 

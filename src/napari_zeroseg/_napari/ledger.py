@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from napari_zeroseg._napari.history import EditRef, can_be_redone, is_same, newest_edit
 from napari_zeroseg._napari.layers import ShownPlane
-from napari_zeroseg._napari.marks import Marks
+from napari_zeroseg._napari.marks import Marks, Picked
 from napari_zeroseg._napari.output import Output, Written
 from napari_zeroseg._napari.prompt_layers import Taken, take
 from napari_zeroseg._napari.workspace import Workspace
@@ -34,22 +35,39 @@ class Step:
 
     Attributes
     ----------
-    plane : tuple
-        Key of the plane where it happened.
+    place : tuple
+        Image, output and plane where it happened, as :meth:`Workspace.place` has them.
     objects : list of int
         Numbers of the objects whose marks were taken.
     taken : list of Taken
         The marks, out of their layers.
+    picked : Picked or None
+        The label that was being refined.
     layer : Labels or None
         Where masks were written; None if they were discarded.
     written : list of Written
+    edit : EditRef or None
+        The edit in the history of `layer`.
+    largest : int or None
+        The largest label of `layer` before.
     """
 
-    plane: tuple[object, ...]
+    place: tuple[object, ...]
     objects: list[int]
     taken: list[Taken]
+    picked: Picked | None = None
     layer: Labels | None = None
     written: list[Written] = field(default_factory=list)
+    edit: EditRef | None = None
+    largest: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Undone:
+    """What was taken back: a sentence, and the step whose marks came back, if it was one."""
+
+    text: str
+    step: Step | None = None
 
 
 class Ledger:
@@ -69,61 +87,80 @@ class Ledger:
         """
         output = self._workspace.output
         assert output is not None
-        labels = _labels_for(finished, output)
+        labels, largest = _labels_for(finished, output), output.largest
         dims = self._workspace.viewer.dims
         with output.layer.block_history():
             written = [
-                output.write(
-                    done.patch, label, policy, seen_from=plane, dims=dims, replace=done.marks.picked is not None
-                )
+                output.write(done.patch, label, policy, seen_from=plane, dims=dims, earlier=_earlier(done.marks))
                 for done, label in zip(finished, labels, strict=True)
             ]
         if not any(one.pixels for one in written):
-            raise InputError(
-                "Nothing was written, since every pixel of it belongs to another object: "
-                "choose 'Replace' as overlap, or discard it."
-            )
+            raise InputError(_nothing_written(finished, policy))
         step = self._take([done.marks for done in finished], plane)
-        step.layer, step.written = output.layer, written
+        step.layer, step.written, step.largest = output.layer, written, largest
+        step.edit = newest_edit(output.layer)
         return step
 
     def discard(self, marks: Sequence[Marks], plane: ShownPlane) -> Step | None:
         """Take marks out of their layers; None if there are none."""
-        if not any(m.drawn for m in marks):
+        if not any(m.drawn or m.picked for m in marks):
             return None
         return self._take(marks, plane)
 
-    def undo(self) -> Step | None:
+    def undo(self) -> Undone | None:
         """Take back the newest step, or, where the user painted after it, that paint; None if nothing is left."""
-        while self.steps:
-            step = self.steps[-1]
-            if step.layer is None:
-                return self._put_back(step)
-            if step.layer in self._workspace.viewer.layers:
-                step.layer.undo()
-                self.follow_undo(step.layer)
-                return step
-            self.steps.pop()
-        return None
-
-    def follow_undo(self, layer: Labels) -> Step | None:
-        """Put the marks back of what an undo in `layer` has just taken out of it; None if it was something else."""
-        output = self._workspace.output
-        step = next((s for s in reversed(self.steps) if s.layer is layer), None)
-        if step is None or output is None or output.layer is not layer:
+        if not self.steps:
             return None
-        if any(output.holds(written) for written in step.written):
-            return None
-        return self._put_back(step)
+        step = self.steps[-1]
+        if step.layer is None:
+            return self._put_back(step, "Taken back")
+        if step.layer not in self._workspace.viewer.layers:
+            return self._put_back(step, f"The prompts are back; '{step.layer.name}' is gone, and its labels with it")
+        if can_be_redone(step.layer, step.edit):
+            return self._put_back(step, "Taken back")
+        return self.undo_in(step.layer) or self._put_back(
+            step, f"The prompts are back, but napari forgot the edit of '{step.layer.name}': erase the labels there"
+        )
 
-    def recall(self, label: int, plane: ShownPlane) -> list[int]:
-        """Put the marks back that made `label` on this plane; the numbers of their objects."""
-        for step in reversed(self.steps):
-            made_it = step.layer is self._workspace.labels and any(w.label == label for w in step.written)
-            if made_it and len(step.written) == 1 and step.plane == plane.key and step.taken:
+    def undo_in(self, layer: Labels) -> Undone | None:
+        """Undo in a Labels layer as napari does, and put the marks back of what that takes out; None if it cannot."""
+        edit = newest_edit(layer)
+        if edit is None:
+            return None
+        step = next((s for s in reversed(self.steps) if s.layer is layer and is_same(s.edit, edit)), None)
+        layer.undo()
+        where = "" if layer is self._workspace.labels else f" in '{layer.name}'"
+        if step is None:
+            return Undone(f"The last edit of the labels{where} is taken back")
+        return self._put_back(step, f"Taken back{where}")
+
+    def recall(self, label: int, plane: ShownPlane, made_it: Callable[[tuple[int, ...]], bool]) -> list[int]:
+        """Put the marks back that made `label` on this plane; the numbers of their objects.
+
+        Parameters
+        ----------
+        label : int
+        plane : ShownPlane
+        made_it : callable
+            Whether a step is meant that wrote the label at these coordinates of the output.
+        """
+        for step, witness in self._made(label, plane):
+            if made_it(witness) and len(step.written) == 1 and step.taken:
                 self._restore(step)
                 return step.objects
         return []
+
+    def witnesses(self, label: int, plane: ShownPlane) -> list[tuple[int, ...]]:
+        """Coordinates in the output where steps wrote that label on this plane, newest first."""
+        return [witness for _, witness in self._made(label, plane)]
+
+    def _made(self, label: int, plane: ShownPlane) -> Iterator[tuple[Step, tuple[int, ...]]]:
+        place = self._workspace.place(plane)
+        for step in reversed(self.steps):
+            if step.layer is self._workspace.labels and (step.place[0], step.place[2]) == (place[0], place[2]):
+                for one in step.written:
+                    if one.label == label and one.witness is not None:
+                        yield step, one.witness
 
     def _take(self, marks: Sequence[Marks], plane: ShownPlane) -> Step:
         points, shapes = self._workspace.points, self._workspace.shapes
@@ -132,20 +169,44 @@ class Ledger:
             rows = sorted({row for m in marks for row in m.rows(points=is_points)})
             if layer is not None and rows:
                 taken.append(take(layer, rows))
-        step = Step(plane.key, [m.object_id for m in marks], taken)
+        picked = next((m.picked for m in marks if m.picked is not None), None)
+        # The object at hand is the last, so that taking back goes on with it.
+        objects = [m.object_id for m in sorted(marks, key=lambda m: m.picked is not None)]
+        step = Step(self._workspace.place(plane), objects, taken, picked)
         self.steps.append(step)
         return step
 
-    def _put_back(self, step: Step) -> Step:
+    def _put_back(self, step: Step, text: str) -> Undone:
         self.steps.remove(step)
         self._restore(step)
-        return step
+        output = self._workspace.output
+        if output is not None and output.layer is step.layer:
+            output.free(step.largest, step.edit)
+        return Undone(text, step)
 
     def _restore(self, step: Step) -> None:
         for taken in step.taken:
             if taken.layer in self._workspace.viewer.layers:
                 taken.put_back()
         step.taken = []
+
+
+def _earlier(marks: Marks) -> Patch | None:
+    return None if marks.picked is None else marks.picked.own
+
+
+def _nothing_written(finished: Iterable[Finished], policy: OverlapPolicy) -> str:
+    if any(done.marks.picked is not None for done in finished):
+        return (
+            "Nothing was written, since no pixel would change: add points or a box that change the label, "
+            "choose another overlap, or discard the preview."
+        )
+    if policy is OverlapPolicy.REPLACE:
+        return "Nothing was written, since the labels are like that already: discard the preview."
+    return (
+        "Nothing was written, since every pixel of it belongs to another object: "
+        "choose 'Replace' as overlap, or discard it."
+    )
 
 
 def _labels_for(finished: Iterable[Finished], output: Output) -> list[int]:

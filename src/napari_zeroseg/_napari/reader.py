@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,15 @@ PathOrPaths = str | Sequence[str]
 LayerData = tuple[Any, dict[str, Any], str]
 
 _CONTAINERS = ("zarr", "folder")
+_CLAIMED = {
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".dcm": "DICOM",
+    ".dicom": "DICOM",
+    ".npy": "numpy",
+    ".zarr": "zarr",
+}
+"""Endings that are read here whatever the file holds: where that is wrong, we can say what, and napari cannot."""
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
@@ -27,8 +37,8 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
         One file or folder, or the files of one stack.
     """
     if isinstance(path, str):
-        return read_layers if kind_of(path) else None
-    kinds = {kind_of(one) for one in path}
+        return read_layers if _kind(path) else None
+    kinds = {_kind(one) for one in path}
     if len(kinds) != 1 or None in kinds or (len(path) > 1 and kinds & set(_CONTAINERS)):
         return None
     return read_layers
@@ -44,6 +54,11 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
     """
     picture = open_image(path) if isinstance(path, str) else open_images(path)
     return [layer_data(picture)]
+
+
+def _kind(path: str) -> str | None:
+    claimed = Path(path).expanduser()
+    return kind_of(path) or (_CLAIMED.get(claimed.suffix.lower()) if claimed.exists() else None)
 
 
 def layer_data(picture: Picture) -> LayerData:

@@ -12,10 +12,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
-    QFormLayout,
     QFrame,
-    QHBoxLayout,
-    QLabel,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -40,6 +37,9 @@ from napari_zeroseg._napari.widgets import (
     StatusLine,
     icon,
     keep_keys_free,
+    make_button,
+    make_form,
+    make_row,
 )
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.prompts import PromptKind
@@ -146,15 +146,17 @@ class SegmentDock(QWidget):
         self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
         self.device.setToolTip("Where the model computes")
         self.precision.setToolTip("How exactly the model computes")
-        return _form(("Image", self.image), ("Model", self.model), ("Runs on", _row(self.device, self.precision)))
+        return make_form(
+            ("Image", self.image), ("Model", self.model), ("Runs on", make_row(self.device, self.precision))
+        )
 
     def _build_prompts(self) -> QWidget:
         self.kinds = Segments(KINDS)
         self.sign = QPushButton()
         self.sign.setToolTip("Whether the next point is on the object or on background (T)")
-        self.sign.setFixedWidth(34)
+        self.sign.setFixedWidth(30)
         keep_keys_free(self.sign)
-        return _form(("Prompt", _row(self.kinds, self.sign)))
+        return make_form(("Prompt", make_row(self.kinds, self.sign)))
 
     def _build_output(self) -> QWidget:
         self.labels = LayerCombo(partial(self._layers, Labels), "new Labels layer")
@@ -165,19 +167,21 @@ class SegmentDock(QWidget):
         self.class_id.setToolTip("Number of the class that accepted objects get")
         self.overlap = Choice(OVERLAPS)
         self.overlap.setToolTip("What happens to pixels that belong to another object")
-        return _form(("Output", self.labels), ("As", _row(self.mode, self.class_id)), ("Overlap", self.overlap))
+        return make_form(("Output", self.labels), ("As", make_row(self.mode, self.class_id)), ("Overlap", self.overlap))
 
     def _build_result(self) -> QWidget:
         self.status, self.candidates = StatusLine(), Candidates()
         self.live = QCheckBox("Live")
         self.live.setToolTip("Preview after every change of a prompt")
-        self.predict = _button("Predict", "Ask the model about the prompts on this plane")
-        self.accept = _button("Accept  ⏎", "Write the preview into the Labels layer (Enter)")
+        self.predict = make_button("Predict", "Ask the model about the prompts on this plane")
+        self.accept = make_button("Accept  ⏎", "Write the preview into the Labels layer (Enter)")
         self.accept.setObjectName("zeroseg_accept")
-        self.discard = _button("Discard", "Drop the preview and its prompts (Escape)")
-        self.next = _button("Next object", "Leave this object in the preview and begin another (N)")
-        self.undo = _button("Undo", "Take back the last accept or discard (Ctrl-Z)")
-        self.refine = _button("Refine label", "Pick up the selected label of the output on this plane and improve it")
+        self.discard = make_button("Discard", "Drop the preview and its prompts (Escape)")
+        self.next = make_button("Next object", "Leave this object in the preview and begin another (N)")
+        self.undo = make_button("Undo", "Take back the last accept or discard (Ctrl-Z)")
+        self.refine = make_button(
+            "Refine label", "Pick up the selected label of the output on this plane and improve it"
+        )
         keep_keys_free(self.live)
         part = QWidget()
         column = QVBoxLayout(part)
@@ -187,9 +191,9 @@ class SegmentDock(QWidget):
             self.status,
             self.candidates,
             self.accept,
-            _row(self.discard, self.next),
-            _row(self.undo, self.refine),
-            _row(self.live, self.predict),
+            make_row(self.discard, self.next),
+            make_row(self.undo, self.refine),
+            make_row(self.live, self.predict),
         ):
             column.addWidget(row)
         return part
@@ -202,7 +206,7 @@ class SegmentDock(QWidget):
         self.field.setToolTip("How much of the plane the model looks at")
         self.points = LayerCombo(partial(self._layers, Points), "new Points layer")
         self.shapes = LayerCombo(partial(self._layers, Shapes), "new Shapes layer")
-        return _form(
+        return make_form(
             ("", self.batched), ("Field of view", self.field), ("Points", self.points), ("Shapes", self.shapes)
         )
 
@@ -214,7 +218,7 @@ class SegmentDock(QWidget):
                 border-radius: 4px; padding: 4px 6px; }}
             QLabel#zeroseg_key {{ border: 1px solid {theme.secondary}; border-radius: 3px; padding: 1px 6px; }}
             QLabel#zeroseg_heading {{ color: {theme.secondary}; }}
-            QPushButton {{ padding: 4px 6px; }}
+            QPushButton {{ padding: 4px; }}
             QPushButton:checked {{ background: {theme.current}; color: {theme.text}; }}
             QPushButton#zeroseg_accept {{ padding: 7px; font-weight: bold; }}
             QPushButton#zeroseg_accept:enabled {{ background: #1f8a4c; color: white; }}
@@ -359,40 +363,10 @@ class SegmentDock(QWidget):
             self.candidates.show_several(scores)
         else:
             one, shown = current
-            self.candidates.show_candidate(shown + 1, len(one.scores), min(1.0, one.scores[shown]))
+            score = min(1.0, one.scores[shown])
+            self.candidates.show_candidate(shown + 1, len(one.scores), score, asking.current_name)
 
 
 def _end(session: Session, keys: Keys, _: object = None) -> None:
     keys.close()
     session.close()
-
-
-def _button(text: str, explanation: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(explanation)
-    keep_keys_free(button)
-    return button
-
-
-def _row(*widgets: QWidget) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(4)
-    for widget in widgets:
-        layout.addWidget(widget)
-    return row
-
-
-def _form(*rows: tuple[str, QWidget]) -> QWidget:
-    part = QWidget()
-    form = QFormLayout(part)
-    form.setContentsMargins(0, 0, 0, 0)
-    form.setHorizontalSpacing(8)
-    form.setVerticalSpacing(5)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for name, widget in rows:
-        heading = QLabel(name)
-        heading.setMinimumWidth(52)
-        form.addRow(heading, widget)
-    return part

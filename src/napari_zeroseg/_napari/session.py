@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,14 @@ from napari_zeroseg._napari.ahead import Ahead
 from napari_zeroseg._napari.asking import Asking, Options
 from napari_zeroseg._napari.channel import Bridge, Channel
 from napari_zeroseg._napari.engine import Engine, ModelChoice, largest_label, shared_engine
+from napari_zeroseg._napari.hints import Hints, Status
 from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, camera_of
-from napari_zeroseg._napari.ledger import Finished, Ledger, Step
-from napari_zeroseg._napari.marks import Marks, Picked
+from napari_zeroseg._napari.ledger import Finished, Ledger, Undone
+from napari_zeroseg._napari.marks import Marks
+from napari_zeroseg._napari.numbering import separate_boxes
 from napari_zeroseg._napari.output import Output
 from napari_zeroseg._napari.preview import Preview
+from napari_zeroseg._napari.refining import pick_up
 from napari_zeroseg._napari.workspace import Workspace
 from napari_zeroseg.errors import InputError, ZerosegError
 from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority, shared_queue
@@ -33,14 +36,6 @@ _AFTER_SLIDER, _AFTER_CAMERA = 0.15, 0.4
 """Seconds of quiet before encoding ahead follows these."""
 
 _MODES = {"points": "add", "box": "add_rectangle", "mask": "add_polygon_lasso"}
-
-
-@dataclass(frozen=True)
-class Status:
-    """The status line: a sentence and its tone, "idle", "busy", "good" or "warning"."""
-
-    text: str
-    tone: str = "idle"
 
 
 class Session:
@@ -76,9 +71,13 @@ class Session:
         self.asking = Asking(self.workspace, self.preview, self._channel, get_engine, self._say)
         self._ahead = Ahead(self.workspace, self._channel, get_engine, self._say_ahead)
         self._accept_next = False
+        self._hints = Hints(self.workspace)
         self.workspace.chosen.connect(self._on_chosen)
+        self.workspace.shapes_added.connect(self._on_shapes_added)
         self.workspace.tool_changed.connect(self.changed.emit)
         self.asking.looked.connect(self._on_looked)
+        self.asking.lost.connect(self._ahead.cancel)
+        self.asking.emptied.connect(self._invite)
         self.asking.answered.connect(self._on_answered)
         self.asking.failed.connect(self._on_failed)
         camera_of(viewer).events.center.connect(self._on_camera)
@@ -260,25 +259,28 @@ class Session:
 
     def undo(self) -> None:
         """Take back the last accept or discard, and bring its marks back."""
-        step = self.ledger.undo()
-        self._resume(step)
-        if step is None:
-            self._say("Nothing to take back")
-        else:
-            self._say("Taken back" if step not in self.ledger.steps else "The last edit of the labels is taken back")
+        self._resume(self.ledger.undo())
 
     def undo_in_labels(self) -> None:
         """Undo in the output layer as napari does, and bring the marks back of what that takes out."""
-        output = self.workspace.output
-        if output is not None:
-            output.layer.undo()
-            self._resume(self.ledger.follow_undo(output.layer))
+        labels = self.workspace.labels
+        if labels is not None:
+            self._resume(self.ledger.undo_in(labels))
 
-    def _resume(self, step: Step | None) -> None:
-        if step is not None and step not in self.ledger.steps and step.objects:
-            self._set_object(step.objects[-1])
-        self.asking.look_soon()
-        self.changed.emit()
+    def _resume(self, undone: Undone | None) -> None:
+        """Go on with what was taken back."""
+        step = None if undone is None else undone.step
+        image, asking = self.workspace.image, self.asking
+        if step is not None and image is not None and step.place[0] == image.unique_id:
+            if step.objects:
+                self._set_object(step.objects[-1])
+            was_written = [one.label for one in step.written]
+            if step.picked is not None:
+                asking.picked = (step.place, step.picked)
+            elif asking.picked is not None and asking.picked[1].label in was_written:
+                asking.picked = None
+        asking.look_soon()
+        self._say("Nothing to take back" if undone is None else undone.text)
 
     def next_object(self) -> None:
         """Leave the present object as it is, in the preview, and let new marks describe another one."""
@@ -297,20 +299,12 @@ class Session:
         self._try(self._refine)
 
     def _refine(self) -> None:
-        plane, output = self.workspace.plane(), self.workspace.output
-        if output is None:
-            raise InputError("There are no labels to refine: accept an object first, or choose a Labels layer.")
-        label = int(output.layer.selected_label)
-        patch = output.pixels_of(label, self.viewer.dims, plane) if label else None
-        if patch is None:
-            raise InputError(
-                f"Label {label} is not on this plane: pick one with the picker of '{output.layer.name}' first."
-            )
-        objects = self.ledger.recall(label, plane)
+        plane = self.workspace.plane()
+        picked, objects = pick_up(self.workspace, self.ledger, plane, one_piece=self.options.semantic)
         self._set_object(objects[-1] if objects else self.workspace.highest_object() + 1)
-        self.asking.picked = (plane.key, Picked(label, patch))
+        self.asking.pick(plane, picked)
         self.asking.look()
-        self._say(f"Refining label {label}: add points or a box, then accept", "busy")
+        self._say(f"Refining label {picked.label}: add points or a box, then accept", "busy")
 
     def _start_next(self, finished: list[int]) -> None:
         """Begin with a new object after some were accepted or discarded."""
@@ -331,9 +325,18 @@ class Session:
     # What happens elsewhere
 
     def _on_looked(self) -> None:
-        begun = self.workspace.has_prompt_layers
-        self._say("Click on an object, or draw a box around it" if begun else "Choose a kind of prompt to begin")
+        self._invite()
         self._ahead_soon(_AFTER_SLIDER)
+
+    def _invite(self) -> None:
+        if self.asking.plane is not None:
+            self.status = self._hints.on(self.asking.plane)
+            self.changed.emit()
+
+    def _on_shapes_added(self, fresh: range) -> None:
+        number = separate_boxes(self.workspace, fresh)
+        if number is not None:
+            self._set_object(number)
 
     def _on_answered(self) -> None:
         if self._accept_next:
@@ -346,7 +349,7 @@ class Session:
 
     def _on_camera(self) -> None:
         plane = self.asking.plane
-        if plane is not None and max(plane.shape) > LARGE_PLANE:
+        if self.viewer.dims.ndisplay == 2 and plane is not None and max(plane.shape) > LARGE_PLANE:
             self._ahead_soon(_AFTER_CAMERA)
 
     def _on_removed(self, event: Any) -> None:
@@ -387,11 +390,10 @@ class Session:
     def _report(self, error: Exception) -> None:
         self._say(self._channel.report(error), "warning")
 
-    def _say(self, text: str, tone: str = "idle") -> None:
-        self.status = Status(text, tone)
+    def _say(self, text: str, tone: str = "idle", *, yields: bool = False) -> None:
+        self.status = Status(text, tone, yields)
         self.changed.emit()
 
     def _say_ahead(self, text: str, tone: str) -> None:
-        # What the user asked for is worth more of the status line.
-        if not self.can_accept and self.asking.plane is not None:
-            self._say(text, tone)
+        if self.status.yields and not self.can_accept and self.asking.plane is not None:
+            self._say(text, tone, yields=True)

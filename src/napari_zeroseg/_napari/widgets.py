@@ -10,6 +10,7 @@ from qtpy.QtGui import QColor, QIcon, QPainter, QPen, QPixmap, QPolygonF, QStand
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
+    QFormLayout,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -200,7 +201,9 @@ class Candidates(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         self.text = QLabel()
         self.text.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
-        # A long text must not make the dock wider than the user has it.
+        # A long text must not make the dock wider than the user has it, nor push the buttons below about.
+        self.text.setWordWrap(True)
+        self.text.setMinimumHeight(2 * self.text.fontMetrics().lineSpacing())
         self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.button = QPushButton("Next  M")
         self.button.setToolTip("Show the next mask that this click may mean (M)")
@@ -209,9 +212,10 @@ class Candidates(QWidget):
         row.addWidget(self.text, 1)
         row.addWidget(self.button)
 
-    def show_candidate(self, number: int, count: int, score: float) -> None:
-        """Show candidate `number` (from 1) of `count` and the IoU that the model predicts for it."""
-        self._show(f"candidate {number} of {count} (IoU {score:.2f})" if count > 1 else f"predicted IoU {score:.2f}")
+    def show_candidate(self, number: int, count: int, score: float, of: str = "") -> None:
+        """Show candidate `number` (from 1) of `count` and the IoU that the model predicts for it; `of` which object."""
+        text = f"candidate {number} of {count} (IoU {score:.2f})" if count > 1 else f"predicted IoU {score:.2f}"
+        self._show(f"{of}: {text}" if of else text)
         self.button.setEnabled(count > 1)
 
     def show_several(self, scores: Sequence[float]) -> None:
@@ -296,3 +300,42 @@ def icon(kind: str, colour: str) -> QIcon:
 
 
 ICON_SIZE = QSize(16, 16)
+
+
+def make_button(text: str, explanation: str) -> QPushButton:
+    """Make a button that leaves the keyboard with the canvas."""
+    button = QPushButton(text)
+    button.setToolTip(explanation)
+    keep_keys_free(button)
+    return button
+
+
+def make_row(*widgets: QWidget) -> QWidget:
+    """Put widgets side by side."""
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(4)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return row
+
+
+def make_form(*rows: tuple[str, QWidget]) -> QWidget:
+    """Put widgets below one another, each beside its name; one without a name has the whole width."""
+    part = QWidget()
+    form = QFormLayout(part)
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setHorizontalSpacing(8)
+    form.setVerticalSpacing(5)
+    # In a narrow dock a wide row goes below its name instead of being cut off.
+    form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for name, widget in rows:
+        if not name:
+            form.addRow(widget)
+            continue
+        heading = QLabel(name)
+        heading.setMinimumWidth(52)
+        form.addRow(heading, widget)
+    return part
