@@ -51,6 +51,14 @@ class Step:
     layer: Labels | None = None
     written: list[Written] = field(default_factory=list)
 
+    def sentence(self, *, is_class: bool) -> str:
+        """Say what was accepted."""
+        pixels = sum(one.pixels for one in self.written)
+        what = f"{len(self.written)} {'classes' if is_class else 'objects'}"
+        if len(self.written) == 1:
+            what = f"{'Class' if is_class else 'Object'} {self.written[0].label}"
+        return f"{what} accepted, {pixels:,} pixels"
+
 
 class Ledger:
     """Accepts, discards and takes back, in the layers of a workspace."""
@@ -132,7 +140,7 @@ class Ledger:
             rows = sorted({row for m in marks for row in m.rows(points=is_points)})
             if layer is not None and rows:
                 taken.append(take(layer, rows))
-        step = Step(plane.key, [m.object_id for m in marks], taken)
+        step = Step(plane.key, [m.object_id for m in marks if not m.phrase], taken)
         self.steps.append(step)
         return step
 

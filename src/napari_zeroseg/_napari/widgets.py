@@ -26,7 +26,7 @@ from napari_zeroseg._napari.keys import KEYS
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from napari_zeroseg.registry import ModelSpec
+    from napari_zeroseg._napari.zoo import Entry
 
 TONES = {"idle": "#8b949e", "busy": "#f0b429", "good": "#2ecc71", "warning": "#ff7b54"}
 
@@ -79,34 +79,57 @@ class LayerCombo(QComboBox):
 
 
 class ModelCombo(QSearchableComboBox):
-    """Chooses a model: searched by typing, grouped by family, with its state."""
+    """Chooses a model: searched by typing, grouped by family, with its state.
+
+    Parameters
+    ----------
+    about_to_open : callable
+        Called when the list opens.
+    """
 
     picked = Signal(str)
 
-    def __init__(self, specs: Sequence[ModelSpec], parent: QWidget | None = None) -> None:
+    def __init__(self, about_to_open: Callable[[], None], parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._about_to_open = about_to_open
         self._rows: dict[str, int] = {}
-        items = QStandardItemModel(self)
-        for family in dict.fromkeys(spec.family for spec in specs):
-            heading = QStandardItem(family)
-            heading.setFlags(Qt.ItemFlag.NoItemFlags)
-            items.appendRow(heading)
-            for spec in (spec for spec in specs if spec.family == family):
-                item = QStandardItem(f"{spec.title} · {spec.state}")
-                item.setData(spec.key, Qt.ItemDataRole.UserRole)
-                item.setToolTip(f"{spec.description}\nWeights: {spec.licence}")
-                self._rows[spec.key] = items.rowCount()
-                items.appendRow(item)
-        self.setModel(items)
+        self._shown: list[Entry] = []
         self.setMinimumContentsLength(10)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.activated.connect(self._on_activated)
 
-    def show_model(self, key: str) -> None:
-        """Show that model as the chosen one; tells nobody."""
+    def show_models(self, entries: Iterable[Entry], key: str) -> None:
+        """List these models, with that of `key` chosen; tells nobody."""
+        listed = list(entries)
+        if listed != self._shown:
+            self._shown = listed
+            self._rebuild(listed)
         row = self._rows.get(key, -1)
         self.setCurrentIndex(row)
         item = self.model().index(row, 0)
         self.setToolTip(str(item.data(Qt.ItemDataRole.ToolTipRole) or ""))
+
+    def _rebuild(self, entries: list[Entry]) -> None:
+        items = QStandardItemModel(self)
+        self._rows = {}
+        for family in dict.fromkeys(entry.spec.family for entry in entries):
+            heading = QStandardItem(family)
+            heading.setFlags(Qt.ItemFlag.NoItemFlags)
+            items.appendRow(heading)
+            for entry in (entry for entry in entries if entry.spec.family == family):
+                spec = entry.spec
+                item = QStandardItem(f"{spec.title} · {entry.state}" if entry.state else spec.title)
+                item.setData(spec.key, Qt.ItemDataRole.UserRole)
+                item.setToolTip(f"{spec.description}\nWeights: {spec.licence}")
+                self._rows[spec.key] = items.rowCount()
+                items.appendRow(item)
+        # Qt deletes the one before it.
+        self.setModel(items)
+
+    def showPopup(self) -> None:  # noqa: N802
+        """Open the list, and look whether it is still right."""
+        self._about_to_open()
+        super().showPopup()
 
     def _on_activated(self, index: int) -> None:
         key = self.itemData(index, Qt.ItemDataRole.UserRole)
@@ -123,18 +146,27 @@ class Choice(QComboBox):
 
     def __init__(self, values: Sequence[tuple[Any, str, str]], parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._values = [value for value, _, _ in values]
-        for i, (_, name, explanation) in enumerate(values):
-            self.addItem(name)
-            self.setItemData(i, explanation, Qt.ItemDataRole.ToolTipRole)
+        self._values: list[Any] = []
+        self.offer(values)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(6)
         keep_keys_free(self)
         self.activated.connect(lambda index: self.picked.emit(self._values[index]))
 
+    def offer(self, values: Sequence[tuple[Any, str, str]]) -> None:
+        """Offer these values from now on."""
+        offered = [value for value, _, _ in values]
+        if offered == self._values:
+            return
+        self._values = offered
+        self.clear()
+        for i, (_, name, explanation) in enumerate(values):
+            self.addItem(name)
+            self.setItemData(i, explanation, Qt.ItemDataRole.ToolTipRole)
+
     def show_value(self, value: object) -> None:
-        """Show `value` as the chosen one; tells nobody."""
-        self.setCurrentIndex(self._values.index(value))
+        """Show `value` as the chosen one, or nothing if it is not offered; tells nobody."""
+        self.setCurrentIndex(self._values.index(value) if value in self._values else -1)
 
 
 class Segments(QWidget):
