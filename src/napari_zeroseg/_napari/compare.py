@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_zeroseg._napari.layout import button, row, style_of
+from napari_zeroseg.prompts import PromptKind
 
 if TYPE_CHECKING:
     from napari_zeroseg._napari.comparing import Candidate
@@ -52,7 +53,7 @@ class CompareWindow(QDialog):
         self.picks: list[QWidget] = []
         self.setWindowTitle("Compare models")
         self.setStyleSheet(style_of(session.viewer.theme))
-        self.resize(760, 560)
+        self.resize(760, 680)
         self._build()
         self._comparing.changed.connect(self._refresh)
         session.models.changed.connect(self._refresh_models)
@@ -69,7 +70,7 @@ class CompareWindow(QDialog):
         heading = QLabel("Asks each model what is marked for the object at hand, or the words of the text line.")
         heading.setWordWrap(True)
         self.models = QListWidget()
-        self.models.setMaximumHeight(_LIST_ROWS * self.models.fontMetrics().lineSpacing() + 24)
+        self.models.setFixedHeight(_LIST_ROWS * (self.models.fontMetrics().lineSpacing() + 2))
         self.run = button("Compare", "Ask the chosen models one after another")
         self.stop = button("Stop", "Ask no further models; the answers that are there stay")
         self.status = QLabel()
@@ -115,7 +116,7 @@ class CompareWindow(QDialog):
         ticked = self.chosen if listed else [spec.key for spec in ready][:4]
         self.models.clear()
         for spec in ready:
-            item = QListWidgetItem(f"{spec.title}  ({', '.join(sorted(spec.accepts))})")
+            item = QListWidgetItem(f"{spec.title}  ({', '.join(kind for kind in PromptKind if kind in spec.accepts)})")
             item.setData(Qt.ItemDataRole.UserRole, spec.key)
             self.models.addItem(item)
         self.choose(ticked)

@@ -9,7 +9,7 @@ from napari.layers import Image
 from numpy.typing import NDArray
 
 from napari_zeroseg._napari.layers import ShownPlane
-from napari_zeroseg._napari.preview import lay_over
+from napari_zeroseg._napari.preview import Preview, lay_over
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class HeatMaps:
     """One layer for each phrase that the user wants to see; they stay where they are until they are asked for anew."""
 
-    def __init__(self, viewer: ViewerModel) -> None:
+    def __init__(self, viewer: ViewerModel, preview: Preview) -> None:
         self._viewer = viewer
+        self._preview = preview
         self.layers: dict[str, Image] = {}
 
     def is_shown(self, phrase: str) -> bool:
@@ -45,7 +46,8 @@ class HeatMaps:
             self.layers[phrase] = layer
             layers = self._viewer.layers
             active = layers.selection.active
-            layers.insert(layers.index(image) + 1, layer)
+            below = self._preview.layer if self._preview.layer in layers else image
+            layers.insert(layers.index(below) + 1, layer)
             layers.selection.active = active
         lay_over(layer, image, plane, 0, 0, probabilities)
         layer.visible = True

@@ -20,8 +20,9 @@ from napari_zeroseg._napari.zoo import Entry, Errand, Zoo
 from napari_zeroseg.catalogue import ModelSpec
 from napari_zeroseg.errors import CancelledError, UnknownModelError, WeightsError, ZerosegError
 from napari_zeroseg.jobs import InferenceQueue, Priority
+from napari_zeroseg.registry import add_checkpoint as join_checkpoint
 from napari_zeroseg.registry import download_model, remove_model, verify
-from napari_zeroseg.weights import VerifyReport, Weights
+from napari_zeroseg.weights import VerifyReport, Weights, locate
 from napari_zeroseg.weights.adding import add_checkpoint, whose
 from napari_zeroseg.weights.download import offer_of
 from napari_zeroseg.weights.reading import check_whole, file_of, read_file
@@ -47,6 +48,8 @@ class Question:
         Models to choose from; empty where that is clear.
     name : str or None
         A name to begin with, where one must be given.
+    file : str
+        What file must be chosen to go on, in words; its path is then what was typed. "" for none.
     """
 
     text: str
@@ -54,6 +57,7 @@ class Question:
     act: Callable[[str, str], None]
     choices: tuple[tuple[str, str], ...] = ()
     name: str | None = None
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class _Look:
     path: Path
     candidates: tuple[str, ...]
     is_published: bool
+    lacks_sam: bool
 
 
 class Keeper:
@@ -182,10 +187,16 @@ class Keeper:
         specs = {k: entry.spec for k, entry in self.zoo.entries.items()}
         candidates = {key} if key else whose(file, weights, specs)
         published = {source.sha256 for spec in specs.values() for source in spec.sources if source.sha256}
-        return _Look(path, tuple(sorted(candidates)), weights.sha256 in published)
+        layout = weights.layout
+        lacks_sam = layout is not None and (layout.family, layout.form) == ("pa_sam", "decoder")
+        return _Look(path, tuple(sorted(candidates)), weights.sha256 in published, lacks_sam)
 
     def _on_looked(self, look: _Look) -> None:
         known = [key for key in look.candidates if key in self.zoo.entries]
+        if look.lacks_sam:
+            text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
+            self._ask(Question(text, "Choose it", lambda _, sam: self._join(look.path, sam), file="The SAM checkpoint"))
+            return
         if not known:
             # The adding itself says best what is wrong with it.
             self._add(look.path, None, None)
@@ -213,6 +224,20 @@ class Keeper:
                 self._try(spec, path, errand)
 
             return add_checkpoint(path, specs, key, name, check=check)
+
+        self._run(ADDING, "Trying", work, self._on_added)
+
+    def _join(self, decoder: Path, sam: str) -> None:
+        def work(errand: Errand) -> str:
+            spec = join_checkpoint(decoder, beside=sam)
+            found = locate(spec)
+            assert found is not None
+            try:
+                self._try(spec, found.path, errand)
+            except Exception:
+                remove_model(spec.key)
+                raise
+            return spec.key
 
         self._run(ADDING, "Trying", work, self._on_added)
 

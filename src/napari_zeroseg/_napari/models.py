@@ -24,13 +24,15 @@ from napari_zeroseg._napari.engine import shared_engine
 from napari_zeroseg._napari.keeper import ADDING, Keeper
 from napari_zeroseg._napari.layout import button, row, style_of
 from napari_zeroseg._napari.model_widgets import ModelTree, QuestionBox
-from napari_zeroseg._napari.widgets import StatusLine, keep_keys_free
+from napari_zeroseg._napari.widgets import StatusLine, breakable, keep_keys_free
 from napari_zeroseg._napari.zoo import BRING, DOWNLOAD, Entry, Zoo, shared_zoo
 from napari_zeroseg.jobs import InferenceQueue, shared_queue
+from napari_zeroseg.prompts import PromptKind
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+_LINK = "#58a6ff"
 _POLL = 150
 """Milliseconds between two looks at how far errands have come."""
 _FILES = "Weights (*.pth *.pt *.safetensors *.bin);;All files (*)"
@@ -152,7 +154,7 @@ class ModelsDock(QWidget):
         self.unload.clicked.connect(lambda: keeper.unload())
         self.several.toggled.connect(keeper.keep_several)
         self.stop.clicked.connect(lambda: self.zoo.cancel(self._errand_key()))
-        self.question.answered.connect(keeper.answer)
+        self.question.answered.connect(self._on_answer)
         keeper.changed.connect(self._refresh)
         keeper.added.connect(self.show_model)
         self._timer = QTimer(self)
@@ -168,6 +170,14 @@ class ModelsDock(QWidget):
         path, _ = QFileDialog.getOpenFileName(self, title, "", _FILES)
         if path:
             self.keeper.add(path, key)
+
+    def _on_answer(self, yes: bool, key: str, name: str) -> None:
+        question = self.keeper.question
+        if yes and question is not None and question.file:
+            name, _ = QFileDialog.getOpenFileName(self, question.file, "", _FILES)
+            if not name:
+                return
+        self.keeper.answer(yes, key, name)
 
     def show_model(self, key: str) -> None:
         """Show what is known of a model."""
@@ -188,6 +198,7 @@ class ModelsDock(QWidget):
         self.tree.show_models(entries.values(), self._key)
         self._refresh_details(entries[self._key])
         self.status.show_status(self.keeper.status.text, self.keeper.status.tone)
+        self.status.setVisible(bool(self.keeper.status.text))
         self.question.show_question(self.keeper.question)
         self._refresh_errand()
 
@@ -240,7 +251,7 @@ def _about(entry: Entry) -> str:
     spec = entry.spec
     size = "unknown" if entry.size == "?" else entry.size
     facts = [
-        ("Takes", ", ".join(sorted(spec.accepts))),
+        ("Takes", ", ".join(kind for kind in PromptKind if kind in spec.accepts)),
         ("Licence", spec.licence + (f". {spec.licence_note}" if spec.licence_note else "")),
         ("Size", size),
     ]
@@ -248,8 +259,12 @@ def _about(entry: Entry) -> str:
         facts.append(("Found in", "the package" if entry.where == "package" else f"the {entry.where}"))
     if entry.state == BRING:
         facts.append(("File", spec.sources[0].name or "from its publisher"))
-    rows = "".join(f"<tr><td>{name}&nbsp;&nbsp;</td><td>{escape(text)}</td></tr>" for name, text in facts)
-    link = f'<p><a href="{escape(spec.homepage)}">{escape(spec.homepage)}</a></p>' if spec.homepage else ""
+    rows = "".join(f"<tr><td>{name}&nbsp;&nbsp;</td><td>{escape(breakable(text))}</td></tr>" for name, text in facts)
+    link = (
+        f'<p><a style="color:{_LINK}" href="{escape(spec.homepage)}">{escape(breakable(spec.homepage))}</a></p>'
+        if spec.homepage
+        else ""
+    )
     return (
         f'<p><b style="font-size:14px">{escape(spec.title)}</b> · {entry.state or "looking …"}</p>'
         f"<p>{escape(spec.description)}</p><table>{rows}</table>{link}"

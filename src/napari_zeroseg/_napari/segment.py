@@ -295,7 +295,7 @@ class SegmentDock(QWidget):
 
     def open_models(self, key: str = "") -> None:
         """Open the Models dock, at a model if one is named."""
-        _, dock = self.viewer.window.add_plugin_dock_widget("napari-zeroseg", "Models")
+        _, dock = self.viewer.window.add_plugin_dock_widget("napari-zeroseg", "Models", tabify=True)
         dock.parent().show()
         dock.parent().raise_()
         if key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from napari_zeroseg._napari.zoo import Entry
 
 TONES = {"idle": "#8b949e", "busy": "#f0b429", "good": "#2ecc71", "warning": "#ff7b54"}
+
+
+def breakable(text: str) -> str:
+    """Allow line breaks inside long paths and hashes, which would widen the dock."""
+    return re.sub(r"\S{16,}", lambda word: "\u200b".join(re.findall(r".{1,8}", word[0])), text)
 
 
 def keep_keys_free(widget: QWidget) -> None:
@@ -217,7 +223,7 @@ class StatusLine(QLabel):
 
     def show_status(self, text: str, tone: str) -> None:
         """Show a sentence."""
-        plain = text.replace("&", "&amp;").replace("<", "&lt;")
+        plain = breakable(text).replace("&", "&amp;").replace("<", "&lt;")
         self.setText(f'<span style="color:{TONES[tone]}">●</span>&nbsp; {plain}')
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_zeroseg._napari.channel import Channel
     from napari_zeroseg._napari.engine import Answer
     from napari_zeroseg._napari.phrase_map import PhraseMap
+    from napari_zeroseg._napari.preview import Preview
     from napari_zeroseg._napari.workspace import Workspace
 
 _AFTER_TYPING = 0.5
@@ -61,6 +62,7 @@ class Wording:
     Parameters
     ----------
     workspace : Workspace
+    preview : Preview
     asking : Asking
     channel : Channel
     """
@@ -68,8 +70,8 @@ class Wording:
     changed = Signal()
     """The legend, the line or a heat map is different."""
 
-    def __init__(self, workspace: Workspace, asking: Asking, channel: Channel) -> None:
-        self.heat = HeatMaps(workspace.viewer)
+    def __init__(self, workspace: Workspace, preview: Preview, asking: Asking, channel: Channel) -> None:
+        self.heat = HeatMaps(workspace.viewer, preview)
         self._workspace = workspace
         self._asking = asking
         self._channel = channel
@@ -148,6 +150,12 @@ class Wording:
         found = self.found
         if found is not None and self._asking.answer is not self._of:
             self._draw_heat([phrase for phrase in found.phrases if self.heat.is_shown(phrase)])
+
+    def on_model(self) -> None:
+        """Take all heat maps away from a model that takes no text."""
+        if not self.takes_text:
+            for phrase in list(self.heat.layers):
+                self.heat.hide(phrase)
 
     def _draw_heat(self, phrases: list[str]) -> None:
         answer, found, plane = self._asking.answer, self.found, self._asking.plane
