@@ -37,7 +37,7 @@ def form(*rows: tuple[str, QWidget]) -> QWidget:
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     for name, widget in rows:
         heading = QLabel(name)
-        heading.setMinimumWidth(52)
+        heading.setMinimumWidth(62)
         layout.addRow(heading, widget)
     return made
 
