@@ -257,10 +257,24 @@ def unfolded(tour: Tour) -> None:
         part.heading.setChecked(True)
     tour.viewer.window.resize(WINDOW[0], 1100)
     tour.settle()
-    picture = grabbed(tour.dock)
+    save(cut_below(grabbed(tour.dock)), tour.out / "dock.png")
+
+
+def models_dock(tour: Tour) -> None:
+    """The Models dock, at the question that comes before a download."""
+    tour.dock.open_models("clipseg_rd64_refined")
+    models = next(dock for name, dock in tour.viewer.window.dock_widgets.items() if name.startswith("Models"))
+    tour.wait(lambda: all(entry.state for entry in models.zoo.entries.values()))
+    models.download.click()
+    tour.settle()
+    save(cut_below(grabbed(models)), tour.out / "models_dock.png")
+
+
+def cut_below(picture: Image.Image) -> Image.Image:
+    """The picture without the empty part below what is written."""
     pixels = np.asarray(picture).astype(int)
     written = np.flatnonzero((np.abs(pixels - pixels[-1, -1]) > COLOURED).any((1, 2)))
-    save(picture.crop((0, 0, picture.width, written[-1] + 12)), tour.out / "dock.png")
+    return picture.crop((0, 0, picture.width, written[-1] + 12))
 
 
 def field_of_view(out: Path) -> None:
@@ -310,6 +324,7 @@ def shared_pictures() -> None:
     tour.viewer.layers.remove("EM-like truth")
     tour_of_stack(tour, truth, (1.0, 1.0))
     unfolded(tour)
+    models_dock(tour)
     tour.close()
     tour = Tour(IMAGES)
     tour.viewer.open_sample("napari-zeroseg", "chest_cr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -46,6 +47,13 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
         monkeypatch.delenv(name)
     monkeypatch.setenv("ZEROSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("ZEROSEG_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package with small models, as if it were installed: see tests/data/toys."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "data" / "toys"))
+    importlib.invalidate_caches()
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,11 @@ def test_pictures_are_there_small_and_used() -> None:
 
 
 def test_every_control_of_the_dock_is_told() -> None:
-    dock = (SOURCE / "_napari" / "segment.py").read_text(encoding="utf-8")
-    page = text_of("segment_dock.md")
-    for name in re.findall(r'_button\("([A-Z]\w+(?: \w+)?)', dock):
-        assert f"**{name}" in page or f"{name}," in page or f", {name}" in page, name
+    for sources, page in ((("segment", "text", "compare"), "segment_dock.md"), (("models",), "models_dock.md")):
+        text = text_of(page)
+        for source in sources:
+            dock = (SOURCE / "_napari" / f"{source}.py").read_text(encoding="utf-8")
+            names = re.findall(r'\bbutton\("([A-Z]\w+(?: \w+)*)', dock)
+            assert names
+            for name in names:
+                assert f"**{name}" in text or f"{name}," in text or f", {name}" in text, name

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import gc
+import gzip
+import json
 from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from napari_zeroseg._napari import engine as engines
+from napari_zeroseg._napari.zoo import Zoo
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.jobs import shared_queue
 from napari_zeroseg.phantom import em_like_stack
+
+SIZES = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def pytest_collection_modifyitems(items):
@@ -111,3 +120,54 @@ def middle(stack):
     rows, columns = np.nonzero(mask)
     nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
     return (float(rows[nearest]), float(columns[nearest])), mask
+
+
+@pytest.fixture
+def open_models(qtbot, shared_memory, monkeypatch):
+    """Open the Models dock in a viewer, through the manifest, with a list of its own."""
+    zoo = Zoo()
+    monkeypatch.setattr("napari_zeroseg._napari.models.shared_zoo", lambda: zoo)
+    monkeypatch.setattr("napari_zeroseg._napari.session.shared_zoo", lambda: zoo)
+    monkeypatch.setattr("napari_zeroseg._napari.models.shared_engine", lambda: shared_memory)
+
+    def open_(viewer):
+        _, dock = viewer.window.add_plugin_dock_widget("napari-zeroseg", "Models", tabify=True)
+        qtbot.waitUntil(lambda: all(entry.state for entry in zoo.entries.values()), timeout=20_000)
+        qtbot.wait(30)
+        return dock
+
+    yield open_
+    for key in list(zoo.errands):
+        zoo.cancel(key)
+    qtbot.waitUntil(lambda: not zoo.errands, timeout=20_000)
+
+
+@pytest.fixture(scope="session")
+def clipseg_folder(tmp_path_factory):
+    """A folder as transformers saves it: a small CLIPSeg with random weights and all of CLIP's words."""
+    folder = tmp_path_factory.mktemp("clipseg")
+    write_words(folder)
+    config = CLIPSegConfig(
+        text_config=SIZES | {"vocab_size": 49408, "hidden_size": 32, "bos_token_id": 49406, "eos_token_id": 49407},
+        vision_config=SIZES | {"hidden_size": 48, "num_hidden_layers": 5, "patch_size": 16, "image_size": 224},
+        projection_dim=24,
+        extract_layers=[1, 2, 3],
+        reduce_dim=16,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=64,
+    )
+    torch.manual_seed(0)
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    return folder
+
+
+def write_words(folder):
+    """CLIP's vocabulary, made from the list inside the package clip-anytorch."""
+    packed = distribution("clip-anytorch").locate_file("clip/bpe_simple_vocab_16e6.txt.gz")
+    merges = gzip.decompress(Path(str(packed)).read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(code) for code in printable] + [chr(256 + number) for number in range(256 - len(printable))]
+    words = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")

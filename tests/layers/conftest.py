@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import queue as queues
 import time
 from dataclasses import dataclass
@@ -87,6 +88,23 @@ class FloodEngine(Engine):
         if choice.device == "cuda":
             raise WeightsError("The weights are damaged: download them again.")
         return self.loaded
+
+
+class ToyEngine(Engine):
+    """The engine with the toys, loaded without reading weights that they do not have."""
+
+    def __init__(self):
+        super().__init__(store=EmbeddingStore())
+        self.toys = {}
+
+    def model(self, choice):
+        if choice.key == "mobile_sam":
+            raise WeightsError("The weights are damaged: download them again.")
+        if choice.key not in self.toys:
+            module = importlib.import_module("zeroseg_toys")
+            spec = {spec.key: spec for spec in (module.WORDS, module.FLOOD, module.BOXES)}[choice.key]
+            self.toys[choice.key] = getattr(module, spec.factory.partition(":")[2])(spec, None, "cpu", None)
+        return self.toys[choice.key]
 
 
 class HandBridge:
@@ -195,3 +213,15 @@ def draw_squares(planes=3, size=64):
 @pytest.fixture
 def squares():
     return draw_squares()
+
+
+@pytest.fixture
+def toy_desk(toys, make_desk, squares):
+    """A session with the toys on the first plane of the image with two squares."""
+    desk = make_desk(engine=ToyEngine())
+    desk.session.models.zoo.look()
+    desk.settle()
+    desk.workspace.choose_image(desk.viewer.add_image(squares))
+    desk.viewer.dims.set_current_step(0, 0)
+    desk.settle()
+    return desk

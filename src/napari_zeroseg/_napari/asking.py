@@ -6,20 +6,28 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel, sentence
-from napari_zeroseg._napari.engine import Answer, Answered, Engine, ModelChoice, Request, compose
+from napari_zeroseg._napari.engine import Answer, Answered, Engine, ModelChoice, PictureRef, Request, compose
 from napari_zeroseg._napari.layers import ShownPlane
-from napari_zeroseg._napari.marks import Marks, Picked, by_object, each_its_own
+from napari_zeroseg._napari.marks import Marks, Picked, by_object, each_its_own, needs_words
+from napari_zeroseg._napari.phrase_map import phrase_marks
 from napari_zeroseg._napari.preview import Preview
 from napari_zeroseg._napari.workspace import Workspace
-from napari_zeroseg.errors import ZerosegError
+from napari_zeroseg.catalogue import MOBILE_SAM
+from napari_zeroseg.errors import InputError, ZerosegError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.jobs import Priority
+from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Patch
 from napari_zeroseg.view import FieldChoice
+
+if TYPE_CHECKING:
+    from napari_zeroseg.registry import ModelSpec
 
 _AFTER_CONTRAST = 0.25
 """Seconds for which the contrast must rest: a slider that is dragged changes it many times a second."""
@@ -38,6 +46,8 @@ class Options:
     class_id: int = 1
     policy: OverlapPolicy = OverlapPolicy.KEEP
     field: FieldChoice = "auto"
+    text: str = ""
+    threshold: float = 0.5
 
 
 class Asking:
@@ -75,6 +85,7 @@ class Asking:
     ) -> None:
         self.options = Options()
         self.model = ModelChoice()
+        self.spec = MOBILE_SAM
         self.object_id = 1
         self.picked: tuple[tuple[object, ...], Picked] | None = None
         self.plane: ShownPlane | None = None
@@ -92,6 +103,7 @@ class Asking:
         self._asked: Hashable = None
         self._seen: object = None
         self._is_overdue = False
+        self._is_settled = False
         workspace.marks_changed.connect(self.look_soon)
         workspace.picture_changed.connect(self._look_when_calm)
         workspace.chosen.connect(self._put_down)
@@ -99,7 +111,7 @@ class Asking:
     @property
     def is_pending(self) -> bool:
         """Whether there are marks whose preview is neither there nor on its way."""
-        return self._asked is not None and self.answer is None and not self.is_waiting
+        return self._asked is not None and self.answer is None and not (self.is_waiting or self._is_settled)
 
     @property
     def current(self) -> tuple[Answered, int] | None:
@@ -128,21 +140,46 @@ class Asking:
 
     @property
     def patches(self) -> list[Patch]:
-        """The mask shown of each object of the answer."""
+        """The mask shown of each object or class of the answer."""
         if self.answer is None:
             return []
+        if self.answer.phrases is not None:
+            return self.answer.phrases.patches(self.options.threshold)
         return [one.patches[k] for one, k in zip(self.answer.objects, self._chosen, strict=True)]
 
     @property
-    def scores(self) -> list[float]:
-        """The IoU that the model predicts for the mask shown of each object; networks go a little beyond 1."""
+    def shown(self) -> list[tuple[Marks, Patch]]:
+        """What is shown of each object or class of the answer, and what describes it."""
         if self.answer is None:
             return []
+        phrases = self.answer.phrases
+        marks = [one.marks for one in self.answer.objects]
+        if phrases is not None:
+            marks = [Marks(number, phrase=phrase) for number, phrase in enumerate(phrases.phrases, start=1)]
+        return list(zip(marks, self.patches, strict=True))
+
+    @property
+    def scores(self) -> list[float]:
+        """The IoU that the model predicts for the mask shown of each object, or how probable that of each class is.
+
+        Networks predict a little more than 1 at times.
+        """
+        if self.answer is None:
+            return []
+        if self.answer.phrases is not None:
+            return self.answer.phrases.scores(self.options.threshold)
         return [min(1.0, one.scores[k]) for one, k in zip(self.answer.objects, self._chosen, strict=True)]
 
-    def marks(self, plane: ShownPlane) -> list[Marks]:
-        """What describes each object on a plane: what was drawn there, and the label that was picked up."""
+    def marks(self, plane: ShownPlane, spec: ModelSpec | None = None) -> list[Marks]:
+        """What describes each object on a plane: what was drawn there, and the label that was picked up.
+
+        Where the model (that in use, or of `spec`) takes text and there is some, that is what is asked for instead.
+        """
         drawn = self._workspace.drawn(plane)
+        if PromptKind.TEXT in (spec or self.spec).accepts:
+            phrases = phrase_marks(self.options.text, drawn)
+            if phrases:
+                return phrases
         found = each_its_own(drawn) if self.options.batched else by_object(drawn)
         if self.picked is not None and self.picked[0] == self._workspace.place(plane):
             mine = next((m for m in found if m.object_id == self.object_id), Marks(self.object_id))
@@ -159,6 +196,37 @@ class Asking:
         there = (image and image.unique_id, labels and labels.unique_id)
         if self.picked is not None and tuple(self.picked[0][:2]) != there:
             self.picked = None
+
+    def question(self) -> object:
+        """Equal as long as the same is marked on the same picture, whichever model is asked.
+
+        Raises
+        ------
+        InputError
+            If there is no plane.
+        """
+        plane = self._workspace.plane()
+        drawn = [m.signature for m in by_object(self._workspace.drawn(plane))]
+        picked = None if self.picked is None else id(self.picked)
+        words = (self.options.text, self.options.field, self.options.batched)
+        return (self._workspace.picture(plane).key, plane.to_world.tobytes(), drawn, picked, words)
+
+    def current_question(self, spec: ModelSpec) -> tuple[PictureRef, list[Marks]]:
+        """What a model would be asked about the object at hand, or about all where each mark is one.
+
+        Raises
+        ------
+        InputError
+            If nothing is marked that it takes.
+        """
+        plane = self._workspace.plane()
+        marks = [m for m in self.marks(plane, spec) if m.is_for(spec.accepts)]
+        if not marks:
+            raise InputError(_why_nothing(spec)[0])
+        mine = [m for m in marks if m.object_id == self.object_id and not m.phrase]
+        if not self.options.batched and not marks[0].phrase:
+            marks = mine or marks[-1:]
+        return self._workspace.picture(plane), marks
 
     def look_soon(self) -> None:
         """Look at the marks once, after everything that comes with one gesture has happened."""
@@ -195,13 +263,14 @@ class Asking:
             self.looked.emit()
         elsewhere = self._workspace.elsewhere(plane)
         others, self._elsewhere = self._elsewhere, elsewhere
-        targets = tuple(m.signature for m in marks if m.has_target)
+        accepts = self.spec.accepts
+        targets = tuple(m.signature for m in marks if m.is_for(accepts))
         asked = (picture.key, plane.to_world.tobytes(), self.model, self.options.field, targets)
         if not targets:
             had_some = self._asked is not None
             self.withdraw()
-            if marks:
-                self._say("Only background is marked: add a point on the object (T)", "warning")
+            if marks or needs_words(accepts):
+                self._say(*_why_nothing(self.spec))
             elif had_some or elsewhere - others:
                 self.emptied.emit()
         elif asked != self._asked:
@@ -219,7 +288,7 @@ class Asking:
         self._generation += 1
         self.is_waiting = True
         picture = self._workspace.picture(self.plane)
-        marks = tuple(m for m in self.marks(self.plane) if m.has_target)
+        marks = tuple(m for m in self.marks(self.plane) if m.is_for(self.spec.accepts))
         request = Request(self._generation, picture, self.model, marks, self.options.field)
         self._channel.submit(
             "predict",
@@ -242,9 +311,35 @@ class Asking:
         self._channel.cancel("predict")
         if ask_again:
             self._asked = None
+        self._is_settled = False
         self.is_waiting = False
         self.answer, self._chosen = None, []
         self._preview.hide()
+
+    def settle(self) -> None:
+        """Be done with what is asked, which stays for other planes: words, once they are accepted or discarded."""
+        self.withdraw(ask_again=False)
+        self._is_settled = True
+
+    def ask_again(self) -> None:
+        """Ask about the same marks once more, although nothing has changed."""
+        self._asked = None
+        self.look_soon()
+
+    def use(self, model: ModelChoice, spec: ModelSpec, answer: Answer | None = None) -> None:
+        """Use another model: what is marked stays, and is answered by it; or by `answer`, which it gave already."""
+        self.model, self.spec = model, spec
+        self.look()
+        if answer is not None and self._asked is not None:
+            self.withdraw(ask_again=False)
+            self._take(answer)
+
+    def set_threshold(self, threshold: float) -> None:
+        """Cut the probabilities elsewhere; the model does not run."""
+        self.options = replace(self.options, threshold=threshold)
+        if self.answer is not None and self.answer.phrases is not None:
+            self._show()
+            self._tell()
 
     def next_candidate(self) -> None:
         """Show the next of the masks that an ambiguous click may mean."""
@@ -263,6 +358,9 @@ class Asking:
         self.catch_up()
         if answer.generation != self._generation:
             return
+        self._take(answer)
+
+    def _take(self, answer: Answer) -> None:
         self.is_waiting = False
         chosen = self._choices.get(self._asked, ())
         fits = [k < len(one.patches) for k, one in zip(chosen, answer.objects, strict=False)]
@@ -274,17 +372,28 @@ class Asking:
 
     def _tell(self) -> None:
         """Say how large what is shown is."""
-        answer, pixels = self.answer, sum(int(mask.sum()) for _, _, mask in self.patches)
-        if answer is None or not pixels:
-            self._say("Nothing was found there: click elsewhere, or draw a box", "warning")
+        answer = self.answer
+        if answer is None:
             return
-        text = f"{pixels:,} pixels, {answer.seconds:.2g} s, {answer.device}"
+        phrases = answer.phrases
+        if phrases is None:
+            pixels = sum(int(mask.sum()) for _, _, mask in self.patches)
+        else:
+            pixels = sum(phrases.pixels(self.options.threshold))
+        if not pixels and phrases is not None:
+            self._say("Nothing is as probable as that: lower the threshold, or try other words", "warning")
+        elif not pixels:
+            self._say("Nothing was found there: click elsewhere, or draw a box", "warning")
+        else:
+            hint = "; N: next object" if self._is_first_click(answer) else ""
+            self._say(f"{pixels:,} pixels, {answer.seconds:.2g} s, {answer.device}{hint}", "good")
+
+    def _is_first_click(self, answer: Answer) -> bool:
+        """Whether a second click far away would be taken for a part of the same object."""
+        if self.options.batched or answer.phrases is not None or len(answer.objects) != 1:
+            return False
         one = answer.objects[0].marks
-        is_first_click = one.picked is None and [d.kind for d in one.drawn] == ["point"]
-        if len(answer.objects) == 1 and is_first_click and not self.options.batched:
-            # A second click far away would be taken for a part of the same object.
-            text += "; N: next object"
-        self._say(text, "good")
+        return one.picked is None and [d.kind for d in one.drawn] == ["point"]
 
     def _on_error(self, generation: int, error: Exception) -> None:
         if generation == self._generation:
@@ -293,8 +402,23 @@ class Asking:
 
     def _show(self) -> None:
         image, plane = self._workspace.image, self.plane
-        composed = compose(self.patches, last_on_top=self.options.policy is OverlapPolicy.REPLACE)
+        composed: tuple[int, int, NDArray[Any]] | None
+        if self.answer is not None and self.answer.phrases is not None:
+            composed = (0, 0, self.answer.phrases.classes(self.options.threshold))
+        else:
+            composed = compose(self.patches, last_on_top=self.options.policy is OverlapPolicy.REPLACE)
         if image is None or plane is None or composed is None:
             self._preview.hide()
         else:
             self._preview.show(image, plane, *composed)
+
+
+def _why_nothing(spec: ModelSpec) -> tuple[str, str]:
+    """Say why a model cannot be asked with what is marked, and in which tone."""
+    accepts = spec.accepts
+    if needs_words(accepts):
+        return "Type what to find, such as: lung, heart", "idle"
+    if PromptKind.POINTS in accepts:
+        return "Only background is marked: add a point on the object (T)", "warning"
+    what = "draw a box" if PromptKind.BOX in accepts else "choose another model"
+    return f"{spec.title} takes no points, which stay for other models: {what}", "warning"

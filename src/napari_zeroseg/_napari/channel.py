@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +14,16 @@ from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Status:
+    """The status line: a sentence and its tone, "idle", "busy", "good" or "warning"."""
+
+    text: str
+    tone: str = "idle"
+    yields: bool = False
+    """Whether news of encoding ahead may take its place: an invitation does, what the user asked for does not."""
 
 
 class Bridge(Protocol):
@@ -69,6 +80,10 @@ class Channel:
     def later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
         """Call after that time, unless another call of that name takes its place."""
         self._bridge.later(name, seconds, call)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Call in the window's thread soon; may be used from any thread."""
+        self._bridge.post(partial(self._hear, lambda _: call(), None))
 
     def report(self, error: Exception) -> str:
         """Tell the user what is wrong; return the sentence."""

@@ -7,12 +7,14 @@ asked for.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import logging
 import os
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,13 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg import tiling
-from napari_zeroseg._napari.marks import Marks
+from napari_zeroseg._napari.marks import Marks, needs_words
+from napari_zeroseg._napari.phrase_map import PhraseMap
 from napari_zeroseg.embeddings import EmbeddingStore, default_store
+from napari_zeroseg.errors import UnknownModelError
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.planes import Planes, check_picture
 from napari_zeroseg.prompts import Prompt
-from napari_zeroseg.registry import DEFAULT_MODEL, load_model
+from napari_zeroseg.registry import DEFAULT_MODEL, find_model, load_model
 from napari_zeroseg.segmenter import Patch, Prediction, Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.view import FieldChoice, View
@@ -39,7 +43,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _VIEWS = 4
-_MODELS = 2
+_MODELS = 4
+_LARGE = 1_000_000_000
+"""Bytes of memory from which a model counts as large: all but MobileSAM and LiteMedSAM."""
 _AHEAD = 10
 """Windows that are encoded ahead at most: all that a plane of 1024 pixels has, the nearest of a larger one."""
 
@@ -131,6 +137,8 @@ class Answer:
     encoding : float
         The part of it that went into encoding.
     device : str
+    phrases : PhraseMap or None
+        Where phrases were asked for; `objects` is empty then.
     """
 
     generation: int
@@ -138,6 +146,7 @@ class Answer:
     seconds: float
     encoding: float
     device: str
+    phrases: PhraseMap | None = None
 
 
 @dataclass(frozen=True)
@@ -155,12 +164,14 @@ class Engine:
     """Models and views that stay at hand between two clicks; shared by all viewers of the process."""
 
     store: EmbeddingStore = field(default_factory=default_store)
+    keeps_several: bool = False
+    """Whether several large models may be loaded at once."""
     _models: OrderedDict[ModelChoice, Segmenter] = field(default_factory=OrderedDict)
     _views: OrderedDict[tuple[object, ...], View] = field(default_factory=OrderedDict)
     _ahead: tuple[object, list[Field]] = field(default=(None, []))
 
     def model(self, choice: ModelChoice) -> Segmenter:
-        """Return a model, loaded now if it is not at hand.
+        """Return a model, loaded now if it is not at hand; a large one takes the place of another large one.
 
         Raises
         ------
@@ -169,11 +180,29 @@ class Engine:
         """
         if choice not in self._models:
             _preload_torch()
+            self.make_room(choice.key)
             start = time.perf_counter()
             model = load_model(choice.key, device=choice.device, precision=choice.precision)
             _log.info("Loaded %s in %.1f s.", choice.key, time.perf_counter() - start)
             self._models[choice] = model
         return _kept(self._models, choice, _MODELS)
+
+    def make_room(self, key: str) -> None:
+        """Let go of large models before another large one is loaded, unless the user wants several."""
+        if not self.keeps_several and is_large(key):
+            self.unload([held for held in self._models if is_large(held.key)])
+
+    def unload(self, choices: Iterable[ModelChoice] | None = None) -> list[str]:
+        """Let go of loaded models (all of them if None) and give their memory back; return their keys."""
+        gone = [choice for choice in (list(self._models) if choices is None else choices) if choice in self._models]
+        for choice in gone:
+            del self._models[choice]
+        for key in [key for key in self._views if key[1] in gone]:
+            del self._views[key]
+        self._ahead = (None, [])
+        if gone:
+            release_memory()
+        return [choice.key for choice in gone]
 
     def view(self, picture: PictureRef, choice: ModelChoice) -> View:
         """Return the plane as that model sees it."""
@@ -201,7 +230,7 @@ class Engine:
         return Encoded(view.seconds_encoding - before, _device(view.model), max(0, len(missing) - 1), len(windows))
 
     def _windows(self, view: View, seen: object, field: FieldChoice, centre: tuple[float, float]) -> list[Field]:
-        if field == "plane":
+        if field == "plane" or needs_words(view.model.spec.accepts):
             return [tiling.whole(view.shape)]
         if isinstance(field, int):
             return [tiling.window_for(view.shape, (*centre, *centre), at_least=field)]
@@ -212,23 +241,41 @@ class Engine:
         return self._ahead[1]
 
     def answer(self, request: Request, cancel: CancelToken) -> Answer:
-        """Answer all marks of a request, those that may mean several things with several candidates."""
+        """Answer all marks of a request: phrases by a map, clicks that may mean several things by candidates."""
         start = time.perf_counter()
         view = self.view(request.picture, request.model)
         before = view.seconds_encoding
-        accepts = view.model.spec.accepts
-        prompts = [marks.prompt(view.shape, accepts) for marks in request.marks]
-        predictions: dict[int, Prediction] = {}
-        for ambiguous in (True, False):
-            members = [i for i, prompt in enumerate(prompts) if prompt.is_ambiguous is ambiguous]
-            cancel.raise_if_cancelled()
-            if members:
-                asked: list[Prompt] = [prompts[i] for i in members]
-                found = view.predict(asked, multimask=ambiguous, field=request.field, cancel=cancel)
-                predictions.update(zip(members, found, strict=True))
-        objects = tuple(_answered(marks, predictions[i]) for i, marks in enumerate(request.marks))
+        objects: tuple[Answered, ...] = ()
+        phrases = None
+        if any(marks.phrase for marks in request.marks):
+            phrases = _look_for(view, request, cancel)
+        else:
+            objects = _objects(view, request, cancel)
         encoding = view.seconds_encoding - before
-        return Answer(request.generation, objects, time.perf_counter() - start, encoding, _device(view.model))
+        took = time.perf_counter() - start
+        return Answer(request.generation, objects, took, encoding, _device(view.model), phrases)
+
+
+def _look_for(view: View, request: Request, cancel: CancelToken) -> PhraseMap:
+    prompts = [marks.prompt(view.shape, view.model.spec.accepts) for marks in request.marks]
+    # What a word means depends on all that is around it, so the plane is looked at as a whole unless told otherwise.
+    field = "plane" if request.field == "auto" else request.field
+    predictions = view.predict(prompts, multimask=False, field=field, cancel=cancel)
+    cancel.raise_if_cancelled()
+    return PhraseMap.of(request.marks, predictions)
+
+
+def _objects(view: View, request: Request, cancel: CancelToken) -> tuple[Answered, ...]:
+    prompts = [marks.prompt(view.shape, view.model.spec.accepts) for marks in request.marks]
+    predictions: dict[int, Prediction] = {}
+    for ambiguous in (True, False):
+        members = [i for i, prompt in enumerate(prompts) if prompt.is_ambiguous is ambiguous]
+        cancel.raise_if_cancelled()
+        if members:
+            asked: list[Prompt] = [prompts[i] for i in members]
+            found = view.predict(asked, multimask=ambiguous, field=request.field, cancel=cancel)
+            predictions.update(zip(members, found, strict=True))
+    return tuple(_answered(marks, predictions[i]) for i, marks in enumerate(request.marks))
 
 
 @cache
@@ -272,6 +319,40 @@ def compose(patches: list[Patch], *, last_on_top: bool) -> tuple[int, int, NDArr
 def _answered(marks: Marks, prediction: Prediction) -> Answered:
     order = prediction.order
     return Answered(marks, tuple(prediction.patch(k) for k in order), tuple(float(prediction.scores[k]) for k in order))
+
+
+def is_large(key: str) -> bool:
+    """Whether a model takes so much memory that one of its kind is enough at a time."""
+    try:
+        return find_model(key).memory_bytes >= _LARGE
+    except UnknownModelError:
+        return False
+
+
+def release_memory() -> None:
+    """Give the memory of what was let go back to the machine and its devices."""
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        from napari_zeroseg.devices import release
+
+        for kind, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+            if there:
+                release(torch.device(kind))
+
+
+def device_names() -> tuple[tuple[str, str], ...]:
+    """Return the GPUs of this machine as (device, description); imports torch, so in the inference thread only."""
+    import torch
+
+    gpus = []
+    for i in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(i)
+        gpus.append((f"cuda:{i}", f"{about.name}, {about.total_memory / 1e9:.0f} GB"))
+    if torch.backends.mps.is_available():
+        gpus.append(("mps", "Apple's GPU"))
+    return tuple(gpus)
 
 
 def _device(model: Segmenter) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_zeroseg._napari.channel import Status
 from napari_zeroseg._napari.layers import ShownPlane
 from napari_zeroseg._napari.workspace import Workspace
 
@@ -16,16 +16,6 @@ READER = "napari-zeroseg"
 _DICOM = (".dcm", ".dicom")
 _LISTED = 3
 """Planes that are named; of more only the first are."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """The status line: a sentence and its tone, "idle", "busy", "good" or "warning"."""
-
-    text: str
-    tone: str = "idle"
-    yields: bool = False
-    """Whether news of encoding ahead may take its place: an invitation does, what the user asked for does not."""
 
 
 class Hints:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.floating[Any]]
 """Homogeneous transform of a layer's data coordinates to the world, (D + 1, D + 1)."""
 
-SIGN, OBJECT = "sign", "object"
-"""Features that say of a mark whether it is on its object, and which object that is."""
+SIGN, OBJECT, TEXT = "sign", "object", "text"
+"""Features that say of a mark whether it is on its object, which object that is, and what to look for inside it."""
 
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -241,13 +241,14 @@ def drawn_shapes(layer: Shapes, plane: ShownPlane, dims: Dims) -> Iterator[Drawn
     """Yield the shapes whose corners all lie on the plane."""
     if not len(layer.data):
         return
-    objects, kinds = _feature(layer, OBJECT, 1), list(layer.shape_type)
+    objects, texts, kinds = _feature(layer, OBJECT, 1), _feature(layer, TEXT, ""), list(layer.shape_type)
     corners = [np.asarray(vertices, float) for vertices in layer.data]
     pixels, on_plane = plane.pixels(layer, np.concatenate(corners), dims)
     ends = np.cumsum([len(vertices) for vertices in corners])
     for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         if on_plane[start:end].all():
-            yield Drawn(str(kinds[i]), i, _as_object(objects[i]), pixels[start:end], True)
+            text = texts[i] if isinstance(texts[i], str) else ""
+            yield Drawn(str(kinds[i]), i, _as_object(objects[i]), pixels[start:end], True, text)
 
 
 def _feature(layer: Points | Shapes, name: str, default: object) -> Sequence[Any]:

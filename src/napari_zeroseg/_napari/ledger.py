@@ -61,6 +61,14 @@ class Step:
     edit: EditRef | None = None
     largest: int | None = None
 
+    def sentence(self, *, is_class: bool) -> str:
+        """Say what was accepted."""
+        pixels = sum(one.pixels for one in self.written)
+        what = f"{len(self.written)} {'classes' if is_class else 'objects'}"
+        if len(self.written) == 1:
+            what = f"{'Class' if is_class else 'Object'} {self.written[0].label}"
+        return f"{what} accepted, {pixels:,} pixels"
+
 
 @dataclass(frozen=True, eq=False)
 class Undone:
@@ -171,7 +179,7 @@ class Ledger:
                 taken.append(take(layer, rows))
         picked = next((m.picked for m in marks if m.picked is not None), None)
         # The object at hand is the last, so that taking back goes on with it.
-        objects = [m.object_id for m in sorted(marks, key=lambda m: m.picked is not None)]
+        objects = [m.object_id for m in sorted(marks, key=lambda m: m.picked is not None) if not m.phrase]
         step = Step(self._workspace.place(plane), objects, taken, picked)
         self.steps.append(step)
         return step

@@ -17,6 +17,8 @@ from napari_zeroseg.segmenter import Patch
 Vertices = NDArray[np.floating[Any]]
 """(N, 2) rows and columns in pixels of the plane."""
 
+Box = tuple[float, float, float, float]
+
 SCRIBBLE_POINTS = 8
 """A scribble becomes at most this many points: more tell a model nothing new."""
 
@@ -36,6 +38,8 @@ class Drawn:
     vertices : (N, 2) array
     positive : bool
         Whether it lies on its object.
+    text : str
+        What is to be looked for inside it; "" for most.
     """
 
     kind: str
@@ -43,6 +47,7 @@ class Drawn:
     object_id: int
     vertices: Vertices
     positive: bool
+    text: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +70,43 @@ class Picked:
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """Everything that describes one object: what was drawn for it, and the label that it starts from."""
+    """Everything that describes one object: what was drawn for it, and the label that it starts from.
+
+    Or a phrase, looked for all over the plane or `within` a box (row0, column0, row1, column1); then `object_id` is the
+    number of its class.
+    """
 
     object_id: int
     drawn: tuple[Drawn, ...] = ()
     picked: Picked | None = None
+    phrase: str = ""
+    within: Box | None = None
 
     @property
     def signature(self) -> tuple[object, ...]:
         """Equal where the prompt is."""
         drawn = tuple((d.kind, d.positive, d.vertices.tobytes()) for d in self.drawn)
-        return (self.object_id, drawn, None if self.picked is None else id(self.picked))
+        picked = None if self.picked is None else id(self.picked)
+        return (self.object_id, drawn, picked, self.phrase, self.within)
 
     @property
     def has_target(self) -> bool:
         """Whether anything says where the object is, rather than only where it is not."""
-        return self.picked is not None or any(d.positive for d in self.drawn)
+        return self.picked is not None or bool(self.phrase) or any(d.positive for d in self.drawn)
+
+    def is_for(self, accepts: frozenset[PromptKind]) -> bool:
+        """Whether a model that takes the kinds `accepts` can be asked with these marks."""
+        if self.phrase:
+            return PromptKind.TEXT in accepts
+        if needs_words(accepts):
+            return False
+        given = {PromptKind.MASK, PromptKind.BOX} if self.picked is not None else set()
+        for d in self.drawn:
+            if d.kind in ("polygon", "ellipse"):
+                given |= {PromptKind.MASK, PromptKind.BOX}
+            elif d.positive:
+                given.add(PromptKind.BOX if d.kind == "rectangle" else PromptKind.POINTS)
+        return bool(given & accepts)
 
     def rows(self, *, points: bool) -> list[int]:
         """Which points, or else which shapes, of their layer these are."""
@@ -96,8 +122,10 @@ class Marks:
         InputError
             If what is drawn cannot be a prompt, such as a box of no area, a point outside the picture or two boxes.
         """
+        if self.phrase:
+            return Prompt(box=self.within, text=self.phrase)
         points, labels = self._points()
-        boxes = [_extent(d.vertices) for d in self.drawn if d.kind == "rectangle"]
+        boxes = [extent_of(d.vertices) for d in self.drawn if d.kind == "rectangle"]
         if len(boxes) > 1:
             raise InputError(
                 f"Two boxes describe object {self.object_id} of this plane: give each its own number in the feature "
@@ -107,8 +135,10 @@ class Marks:
         box = boxes[0] if boxes else None
         if mask is not None and box is None:
             box = _box_around(mask, points[labels])
-        if PromptKind.MASK not in accepts:
-            mask = None
+        mask = mask if PromptKind.MASK in accepts else None
+        box = box if PromptKind.BOX in accepts else None
+        if PromptKind.POINTS not in accepts:
+            points, labels = points[:0], labels[:0]
         return Prompt(points, labels, box, mask)
 
     def _points(self) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
@@ -136,6 +166,11 @@ class Marks:
         return mask
 
 
+def needs_words(accepts: frozenset[PromptKind]) -> bool:
+    """Whether a model answers to words alone, so that a box only tells it where to look."""
+    return PromptKind.TEXT in accepts and PromptKind.POINTS not in accepts
+
+
 def by_object(drawn: Iterable[Drawn]) -> list[Marks]:
     """Group what was drawn by the object that each mark names."""
     groups: dict[int, list[Drawn]] = {}
@@ -159,12 +194,13 @@ def each_its_own(drawn: Iterable[Drawn]) -> list[Marks]:
 
 def _distance(position: NDArray[np.floating[Any]], vertices: Vertices) -> float:
     """Distance to the box around `vertices`; 0 inside, where the smaller box is the nearer."""
-    r0, c0, r1, c1 = _extent(vertices)
+    r0, c0, r1, c1 = extent_of(vertices)
     outside = np.hypot(max(r0 - position[0], 0, position[0] - r1), max(c0 - position[1], 0, position[1] - c1))
     return float(outside) if outside else -1 / (1 + (r1 - r0) * (c1 - c0))
 
 
-def _extent(vertices: Vertices) -> tuple[float, float, float, float]:
+def extent_of(vertices: Vertices) -> Box:
+    """Box around vertices."""
     r0, c0 = vertices.min(0)
     r1, c1 = vertices.max(0)
     return float(r0), float(c0), float(r1), float(c1)
@@ -188,9 +224,7 @@ def _along(path: Vertices) -> Vertices:
     return np.stack([np.interp(places, length, path[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def _box_around(
-    mask: NDArray[np.bool_], on_object: NDArray[np.floating[Any]]
-) -> tuple[float, float, float, float] | None:
+def _box_around(mask: NDArray[np.bool_], on_object: NDArray[np.floating[Any]]) -> Box | None:
     """Box of a mask; None where a click asks for more than the mask, or there is nothing to put a box around."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):

@@ -23,6 +23,11 @@ NAME = "ZeroSeg preview"
 COLOURS = ["#00000000", "#ffd21f", "#38bdf8", "#f472b6", "#a78bfa", "#fb923c", "#2dd4bf", "#facc15", "#60a5fa"]
 
 
+def colour_of(number: int) -> str:
+    """Colour in which the preview shows mask `number` (from 1); they come round again."""
+    return COLOURS[1 + (number - 1) % (len(COLOURS) - 1)]
+
+
 class Preview:
     """Shows masks on one plane of an image; costs as much as the masks are large, not the plane."""
 
@@ -55,19 +60,8 @@ class Preview:
         self.prepare(image)
         layer = self.layer
         assert layer is not None
-        physical = Affine(
-            scale=image.scale, translate=image.translate, rotate=image.rotate, shear=image.shear, ndim=image.ndim
-        )
-        first, second = plane.axes
-        shape = [1] * plane.ndim
-        shape[first], shape[second] = masks.shape
-        data = (masks if first < second else masks.T).reshape(shape)
         layer.visible = False  # One refresh at the end instead of one for each change.
-        layer.data = data
-        for name, value in placement(image).items():
-            if name not in ("translate", "axis_labels") and not _same(getattr(layer, name), value):
-                setattr(layer, name, value)
-        layer.translate = physical(plane.corner(row, column))
+        lay_over(layer, image, plane, row, column, masks)
         layer.visible = True
 
     def hide(self) -> None:
@@ -85,6 +79,29 @@ class Preview:
         layer, self.layer = self.layer, None
         if layer is not None and layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
+
+
+def lay_over(layer: Layer, image: Image, plane: ShownPlane, row: int, column: int, data: NDArray[Any]) -> None:
+    """Give a layer the pixels `data` (h, w) and the place that they have on a plane of an image.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of as many axes as the image.
+    row, column : int
+        Where the first pixel is on the plane.
+    """
+    physical = Affine(
+        scale=image.scale, translate=image.translate, rotate=image.rotate, shear=image.shear, ndim=image.ndim
+    )
+    first, second = plane.axes
+    shape = [1] * plane.ndim
+    shape[first], shape[second] = data.shape
+    layer.data = (data if first < second else data.T).reshape(shape)
+    for name, value in placement(image).items():
+        if name not in ("translate", "axis_labels") and not _same(getattr(layer, name), value):
+            setattr(layer, name, value)
+    layer.translate = physical(plane.corner(row, column))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from napari.layers import Labels, Points, Shapes
 from numpy.typing import NDArray
 
-from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, data_shape
+from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT, data_shape
 from napari_zeroseg.errors import DeviceMemoryError
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ def new_points(image: Image) -> Points:
 
 
 def new_shapes(image: Image) -> Shapes:
-    """Make an empty Shapes layer over an image, whose shapes carry `object`."""
+    """Make an empty Shapes layer over an image, whose shapes carry `object` and `text`."""
     return Shapes(
         ndim=image.ndim,
         name=f"{image.name} – shapes",
-        features={OBJECT: np.array([], dtype=int)},
-        feature_defaults={OBJECT: 1},
+        features={OBJECT: np.array([], dtype=int), TEXT: np.array([], dtype=object)},
+        feature_defaults={OBJECT: 1, TEXT: ""},
         edge_color=OUTLINE,
         face_color="transparent",
         edge_width=_mark_size(image) / 3,
@@ -102,6 +102,17 @@ def adopt_shapes(layer: Shapes) -> None:
     if OBJECT not in layer.features:
         layer.features = layer.features.assign(**{OBJECT: 1})
         layer.feature_defaults = {**_defaults(layer), OBJECT: 1}
+
+
+def set_text(layer: Shapes, text: str) -> int:
+    """Write what is to be looked for inside the selected shapes, or the newest one; return how many there are."""
+    rows = sorted(layer.selected_data) or [len(layer.data) - 1] * bool(len(layer.data))
+    texts = list(layer.features[TEXT]) if TEXT in layer.features else [""] * len(layer.data)
+    for row in rows:
+        texts[row] = text
+    if rows:
+        layer.features = layer.features.assign(**{TEXT: np.array(texts, dtype=object)})
+    return len(rows)
 
 
 def set_next(layer: Points | Shapes, **values: object) -> None:

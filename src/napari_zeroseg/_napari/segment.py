@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Points, Shapes
-from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -22,9 +21,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_zeroseg._napari.bridge import QtBridge
+from napari_zeroseg._napari.compare import CompareWindow
 from napari_zeroseg._napari.engine import ModelChoice
 from napari_zeroseg._napari.keys import Keys
+from napari_zeroseg._napari.layout import button, form, icon_colour, row, style_of
 from napari_zeroseg._napari.session import Session
+from napari_zeroseg._napari.text import TextPart
 from napari_zeroseg._napari.widgets import (
     ICON_SIZE,
     Candidates,
@@ -37,9 +39,6 @@ from napari_zeroseg._napari.widgets import (
     StatusLine,
     icon,
     keep_keys_free,
-    make_button,
-    make_form,
-    make_row,
 )
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.prompts import PromptKind
@@ -53,6 +52,7 @@ KINDS = (
     ("box", "Box", "Draw a rectangle around the object"),
     ("mask", "Outline", "Draw roughly around the object; the model refines it"),
 )
+PLURALS = {"points": "points", "box": "boxes", "mask": "outlines"}
 DEVICES = (
     ("auto", "auto", "A GPU if there is one, else the processor"),
     ("cpu", "cpu", "The processor"),
@@ -97,6 +97,7 @@ class SegmentDock(QWidget):
         self.session = Session(self.viewer, self.bridge)
         self.keys = Keys(self.viewer, self.session)
         self._was_docked = False
+        self._compare: CompareWindow | None = None
         self._build()
         self._style()
         self._connect()
@@ -115,6 +116,7 @@ class SegmentDock(QWidget):
     # Layout
 
     def _build(self) -> None:
+        self.text = TextPart(self.session.wording)
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(8, 8, 8, 8)
@@ -122,6 +124,7 @@ class SegmentDock(QWidget):
         for part in (
             self._build_source(),
             self._build_prompts(),
+            self.text,
             self._build_output(),
             self._build_result(),
             Folded("More", self._build_more()),
@@ -142,13 +145,11 @@ class SegmentDock(QWidget):
 
     def _build_source(self) -> QWidget:
         self.image = LayerCombo(partial(self._layers, Image), "no image")
-        self.model = ModelCombo(list(self.session.specs.values()))
+        self.model = ModelCombo(self.session.models.zoo.refresh)
         self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
         self.device.setToolTip("Where the model computes")
         self.precision.setToolTip("How exactly the model computes")
-        return make_form(
-            ("Image", self.image), ("Model", self.model), ("Runs on", make_row(self.device, self.precision))
-        )
+        return form(("Image", self.image), ("Model", self.model), ("Runs on", row(self.device, self.precision)))
 
     def _build_prompts(self) -> QWidget:
         self.kinds = Segments(KINDS)
@@ -156,7 +157,7 @@ class SegmentDock(QWidget):
         self.sign.setToolTip("Whether the next point is on the object or on background (T)")
         self.sign.setFixedWidth(30)
         keep_keys_free(self.sign)
-        return make_form(("Prompt", make_row(self.kinds, self.sign)))
+        return form(("Prompt", row(self.kinds, self.sign)))
 
     def _build_output(self) -> QWidget:
         self.labels = LayerCombo(partial(self._layers, Labels), "new Labels layer")
@@ -167,35 +168,33 @@ class SegmentDock(QWidget):
         self.class_id.setToolTip("Number of the class that accepted objects get")
         self.overlap = Choice(OVERLAPS)
         self.overlap.setToolTip("What happens to pixels that belong to another object")
-        return make_form(("Output", self.labels), ("As", make_row(self.mode, self.class_id)), ("Overlap", self.overlap))
+        return form(("Output", self.labels), ("As", row(self.mode, self.class_id)), ("Overlap", self.overlap))
 
     def _build_result(self) -> QWidget:
         self.status, self.candidates = StatusLine(), Candidates()
         self.live = QCheckBox("Live")
         self.live.setToolTip("Preview after every change of a prompt")
-        self.predict = make_button("Predict", "Ask the model about the prompts on this plane")
-        self.accept = make_button("Accept  ⏎", "Write the preview into the Labels layer (Enter)")
+        self.predict = button("Predict", "Ask the model about the prompts on this plane")
+        self.accept = button("Accept  ⏎", "Write the preview into the Labels layer (Enter)")
         self.accept.setObjectName("zeroseg_accept")
-        self.discard = make_button("Discard", "Drop the preview and its prompts (Escape)")
-        self.next = make_button("Next object", "Leave this object in the preview and begin another (N)")
-        self.undo = make_button("Undo", "Take back the last accept or discard (Ctrl-Z)")
-        self.refine = make_button(
-            "Refine label", "Pick up the selected label of the output on this plane and improve it"
-        )
+        self.discard = button("Discard", "Drop the preview and its prompts (Escape)")
+        self.next = button("Next object", "Leave this object in the preview and begin another (N)")
+        self.undo = button("Undo", "Take back the last accept or discard (Ctrl-Z)")
+        self.refine = button("Refine label", "Pick up the selected label of the output on this plane and improve it")
         keep_keys_free(self.live)
         part = QWidget()
         column = QVBoxLayout(part)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
-        for row in (
+        for one in (
             self.status,
             self.candidates,
             self.accept,
-            make_row(self.discard, self.next),
-            make_row(self.undo, self.refine),
-            make_row(self.live, self.predict),
+            row(self.discard, self.next),
+            row(self.undo, self.refine),
+            row(self.live, self.predict),
         ):
-            column.addWidget(row)
+            column.addWidget(one)
         return part
 
     def _build_more(self) -> QWidget:
@@ -206,30 +205,22 @@ class SegmentDock(QWidget):
         self.field.setToolTip("How much of the plane the model looks at")
         self.points = LayerCombo(partial(self._layers, Points), "new Points layer")
         self.shapes = LayerCombo(partial(self._layers, Shapes), "new Shapes layer")
-        return make_form(
-            ("", self.batched), ("Field of view", self.field), ("Points", self.points), ("Shapes", self.shapes)
+        self.compare = button("Compare models", "Ask several models the same, and pick the best answer")
+        self.manage = button("Manage models", "Download, add, verify and remove models")
+        return form(
+            ("", self.batched),
+            ("Field of view", self.field),
+            ("Points", self.points),
+            ("Shapes", self.shapes),
+            ("", row(self.compare, self.manage)),
         )
 
     def _style(self) -> None:
-        theme = get_theme(self.viewer.theme)
-        self.setStyleSheet(
-            f"""
-            QLabel#zeroseg_status {{ background: {theme.background}; border: 1px solid {theme.primary};
-                border-radius: 4px; padding: 4px 6px; }}
-            QLabel#zeroseg_key {{ border: 1px solid {theme.secondary}; border-radius: 3px; padding: 1px 6px; }}
-            QLabel#zeroseg_heading {{ color: {theme.secondary}; }}
-            QPushButton {{ padding: 4px; }}
-            QPushButton:checked {{ background: {theme.current}; color: {theme.text}; }}
-            QPushButton#zeroseg_accept {{ padding: 7px; font-weight: bold; }}
-            QPushButton#zeroseg_accept:enabled {{ background: #1f8a4c; color: white; }}
-            QPushButton#zeroseg_accept:enabled:hover {{ background: #27a35b; }}
-            QToolButton {{ border: none; background: transparent; text-align: left; }}
-            """
-        )
-        colour = str(theme.icon)
-        for kind, button in self.kinds.buttons.items():
-            button.setIcon(icon(kind, colour))
-            button.setIconSize(ICON_SIZE)
+        self.setStyleSheet(style_of(self.viewer.theme))
+        colour = icon_colour(self.viewer.theme)
+        for kind, one in self.kinds.buttons.items():
+            one.setIcon(icon(kind, colour))
+            one.setIconSize(ICON_SIZE)
 
     # What the user does
 
@@ -258,10 +249,13 @@ class SegmentDock(QWidget):
             (self.next, session.next_object),
             (self.undo, session.undo),
             (self.refine, session.refine),
+            (self.compare, self.open_compare),
+            (self.manage, self.open_models),
         )
-        for button, call in calls:
-            button.clicked.connect(lambda _=False, call=call: call())
+        for one, call in calls:
+            one.clicked.connect(lambda _=False, call=call: call())
         session.changed.connect(self._refresh_soon)
+        session.models.wanted.connect(self.open_models)
         self.viewer.layers.events.inserted.connect(self._on_layers)
         self.viewer.layers.events.removed.connect(self._on_layers)
         self.viewer.layers.selection.events.active.connect(self._refresh_soon)
@@ -271,6 +265,14 @@ class SegmentDock(QWidget):
 
     def _computing(self) -> tuple[str, str]:
         return self.session.model.device, self.session.model.precision
+
+    def _devices(self) -> tuple[tuple[str, str, str], ...]:
+        """What there is to compute on: known in full once torch is there."""
+        known, chosen = self.session.models.devices, (self.session.loading or self.session.model).device
+        if known is None:
+            return DEVICES
+        found = (*DEVICES[:2], *((name, name, about) for name, about in known))
+        return (*found, *(choice for choice in DEVICES[2:] if choice[0] == chosen and chosen not in dict(known)))
 
     def _choice(self, device: str | None = None, precision: str | None = None) -> ModelChoice:
         now = self.session.loading or self.session.model
@@ -291,6 +293,21 @@ class SegmentDock(QWidget):
             self._choose_first_image()
         self._refresh_soon()
 
+    def open_models(self, key: str = "") -> None:
+        """Open the Models dock, at a model if one is named."""
+        _, dock = self.viewer.window.add_plugin_dock_widget("napari-zeroseg", "Models", tabify=True)
+        dock.parent().show()
+        dock.parent().raise_()
+        if key:
+            dock.show_model(key)
+
+    def open_compare(self) -> None:
+        """Open the window that compares models."""
+        if self._compare is None:
+            self._compare = CompareWindow(self.session, self)
+        self._compare.show()
+        self._compare.raise_()
+
     # What the session shows
 
     def _refresh_soon(self, event: Any = None) -> None:
@@ -306,12 +323,12 @@ class SegmentDock(QWidget):
             (self.shapes, workspace.shapes),
         ):
             combo.show_layer(layer)
-        self.model.show_model(choice.key)
+        self.model.show_models(session.models.zoo.entries.values(), choice.key)
+        self.device.offer(self._devices())
         self.device.show_value(choice.device)
         self.precision.show_value(choice.precision)
         self._refresh_prompts()
-        self.mode.show_value(options.semantic)
-        self.class_id.setVisible(options.semantic)
+        self._refresh_output()
         self.overlap.show_value(options.policy)
         self.field.show_value(options.field)
         self.live.setChecked(options.live)
@@ -322,16 +339,26 @@ class SegmentDock(QWidget):
         session, workspace = self.session, self.session.workspace
         accepts = session.spec.accepts
         flat = workspace.image is not None and self.viewer.dims.ndisplay == 2
-        for kind, name, explanation in KINDS:
-            button = self.kinds.buttons[kind]
+        for kind, _, explanation in KINDS:
+            one = self.kinds.buttons[kind]
             takes = PromptKind(kind) in accepts
-            button.setEnabled(flat and takes)
-            button.setToolTip(explanation if takes else f"{session.spec.title} takes no {name.lower()}")
+            one.setEnabled(flat and takes)
+            one.setToolTip(explanation if takes else f"{session.spec.title} takes no {PLURALS[kind]}")
         self.kinds.show_value(self._kind_in_use())
-        self.sign.setEnabled(flat)
+        self.sign.setEnabled(flat and PromptKind.POINTS in accepts)
+        why_not = "" if session.wording.takes_text else f"{session.spec.title} takes no text: choose a model that does"
+        self.text.setVisible(session.models.zoo.knows_text)
+        self.text.refresh(session.options.text, session.options.threshold, why_not)
         self.sign.setText("+" if session.is_positive else "−")
         colour = "#2ecc71" if session.is_positive else "#ff4d4d"
         self.sign.setStyleSheet(f"QPushButton {{ color: {colour}; font-weight: bold; font-size: 15px; padding: 2px; }}")
+
+    def _refresh_output(self) -> None:
+        options, by_words = self.session.options, self.session.wording.is_in_use
+        self.mode.show_value(options.semantic or by_words)
+        for _, one in self.mode.buttons.items():
+            one.setEnabled(not by_words)
+        self.class_id.setVisible(options.semantic and not by_words)
 
     def _kind_in_use(self) -> str | None:
         active, workspace = self.viewer.layers.selection.active, self.session.workspace
@@ -357,6 +384,7 @@ class SegmentDock(QWidget):
     def _refresh_candidates(self) -> None:
         asking = self.session.asking
         current, scores = asking.current, asking.scores
+        self.candidates.setVisible(not self.session.wording.is_in_use)
         if current is None:
             self.candidates.show_nothing()
         elif len(scores) > 1 and len(current[0].scores) == 1:

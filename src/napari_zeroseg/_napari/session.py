@@ -12,9 +12,11 @@ from psygnal import Signal
 from napari_zeroseg._napari import prompt_layers
 from napari_zeroseg._napari.ahead import Ahead
 from napari_zeroseg._napari.asking import Asking, Options
-from napari_zeroseg._napari.channel import Bridge, Channel
+from napari_zeroseg._napari.channel import Bridge, Channel, Status
+from napari_zeroseg._napari.choosing import Choosing
+from napari_zeroseg._napari.comparing import Comparing
 from napari_zeroseg._napari.engine import Engine, ModelChoice, largest_label, shared_engine
-from napari_zeroseg._napari.hints import Hints, Status
+from napari_zeroseg._napari.hints import Hints
 from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, camera_of
 from napari_zeroseg._napari.ledger import Finished, Ledger, Undone
 from napari_zeroseg._napari.marks import Marks
@@ -22,15 +24,19 @@ from napari_zeroseg._napari.numbering import separate_boxes
 from napari_zeroseg._napari.output import Output
 from napari_zeroseg._napari.preview import Preview
 from napari_zeroseg._napari.refining import pick_up
+from napari_zeroseg._napari.wording import Wording
 from napari_zeroseg._napari.workspace import Workspace
+from napari_zeroseg._napari.zoo import Zoo, shared_zoo
 from napari_zeroseg.errors import InputError, ZerosegError
-from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority, shared_queue
-from napari_zeroseg.registry import ModelSpec, list_models
+from napari_zeroseg.jobs import InferenceQueue, Priority, shared_queue
+from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.tiling import LARGE_PLANE
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels
+
+    from napari_zeroseg.registry import ModelSpec
 
 _AFTER_SLIDER, _AFTER_CAMERA = 0.15, 0.4
 """Seconds of quiet before encoding ahead follows these."""
@@ -46,7 +52,7 @@ class Session:
     viewer : ViewerModel
     bridge : Bridge
         To the window's thread and to its user.
-    queue, engine : optional
+    queue, engine, zoo : optional
         Those that all viewers of the process share, if left out.
     """
 
@@ -54,27 +60,35 @@ class Session:
     """Something that the dock shows is different."""
 
     def __init__(
-        self, viewer: ViewerModel, bridge: Bridge, queue: InferenceQueue | None = None, engine: Engine | None = None
+        self,
+        viewer: ViewerModel,
+        bridge: Bridge,
+        queue: InferenceQueue | None = None,
+        engine: Engine | None = None,
+        zoo: Zoo | None = None,
     ) -> None:
         def get_engine() -> Engine:
             return shared_engine() if engine is None else engine
 
         self.viewer = viewer
-        self.specs: dict[str, ModelSpec] = {spec.key: spec for spec in list_models()}
         self.status = Status("")
-        self.loading: ModelChoice | None = None
         self.workspace = Workspace(viewer)
         self.ledger = Ledger(self.workspace)
         self.preview = Preview(viewer)
-        self._get_engine = get_engine
         self._channel = Channel(bridge, queue if queue is not None else shared_queue())
         self.asking = Asking(self.workspace, self.preview, self._channel, get_engine, self._say)
+        self.models = Choosing(zoo or shared_zoo(), self.asking, self._channel, get_engine, self._say)
+        self.wording = Wording(self.workspace, self.preview, self.asking, self._channel)
+        self.comparing = Comparing(self.asking, self.models, self._channel, get_engine)
         self._ahead = Ahead(self.workspace, self._channel, get_engine, self._say_ahead)
         self._accept_next = False
         self._hints = Hints(self.workspace)
         self.workspace.chosen.connect(self._on_chosen)
         self.workspace.shapes_added.connect(self._on_shapes_added)
         self.workspace.tool_changed.connect(self.changed.emit)
+        self.models.changed.connect(self.wording.on_model)
+        self.models.changed.connect(self.changed.emit)
+        self.wording.changed.connect(self.changed.emit)
         self.asking.looked.connect(self._on_looked)
         self.asking.lost.connect(self._ahead.cancel)
         self.asking.emptied.connect(self._invite)
@@ -98,6 +112,7 @@ class Session:
         camera_of(self.viewer).events.center.disconnect(self._on_camera)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.workspace.close()
+        self.models.close()
         if not keep_layers:
             self.preview.remove()
 
@@ -116,7 +131,12 @@ class Session:
     @property
     def spec(self) -> ModelSpec:
         """The row of the model list of the model in use."""
-        return self.specs[self.model.key]
+        return self.asking.spec
+
+    @property
+    def loading(self) -> ModelChoice | None:
+        """The model that is being loaded to take over."""
+        return self.models.loading
 
     @property
     def is_positive(self) -> bool:
@@ -141,27 +161,8 @@ class Session:
         self.changed.emit()
 
     def set_model(self, choice: ModelChoice) -> None:
-        """Load another model in the background; the present one stays in use until it is there, or if it fails."""
-
-        def load(_: CancelToken) -> ModelChoice:
-            self._get_engine().model(choice)
-            return choice
-
-        self.loading = None if choice == self.model else choice
-        self._channel.cancel("load")
-        if self.loading is not None:
-            self._say(f"Loading {self.specs[choice.key].title} …", "busy")
-            self._channel.submit("load", Priority.LOAD, load, self._on_loaded, self._on_not_loaded)
-        self.changed.emit()
-
-    def _on_loaded(self, choice: ModelChoice) -> None:
-        self.asking.model, self.loading = choice, None
-        self._say(f"{self.spec.title} is ready", "good")
-        self.asking.look()
-
-    def _on_not_loaded(self, error: Exception) -> None:
-        self.loading = None
-        self._report(error)
+        """Load another model in the background; labels and prompts stay, and it answers them when it is there."""
+        self.models.choose(choice)
 
     def begin(self, kind: str) -> None:
         """Make the layers for a kind of prompt where they are missing, and let the user draw: points, box or mask."""
@@ -215,7 +216,7 @@ class Session:
         elif asking.answer is None:
             self._say("Nothing to accept yet: click on an object, or draw a box around it", "warning")
         elif self._try(self.workspace.make_labels) and (output := self.workspace.output) is not None:
-            if output.largest is None and not self.options.semantic:
+            if output.largest is None and not self.options.semantic and asking.answer.phrases is None:
                 self._accept_next = True
                 self._say(f"Counting the labels of '{output.layer.name}' …", "busy")
             else:
@@ -225,22 +226,20 @@ class Session:
         asking = self.asking
         assert asking.answer is not None
         assert asking.plane is not None
-        finished = [
-            Finished(one.marks, patch, self._label_of(one.marks))
-            for one, patch in zip(asking.answer.objects, asking.patches, strict=True)
-            if patch[2].any()
-        ]
+        by_words = asking.answer.phrases is not None
+        finished = [Finished(marks, patch, self._label_of(marks)) for marks, patch in asking.shown if patch[2].any()]
         if not finished:
             raise InputError("There is nothing in the preview to accept: click elsewhere, or draw a box.")
         step = self.ledger.accept(finished, asking.plane, self.options.policy)
-        self._start_next(step.objects)
-        pixels = sum(one.pixels for one in step.written)
-        what = f"{len(step.written)} objects"
-        if len(step.written) == 1:
-            what = f"{'Class' if self.options.semantic else 'Object'} {step.written[0].label}"
-        self._say(f"{what} accepted, {pixels:,} pixels", "good")
+        if by_words:
+            asking.settle()
+        else:
+            self._start_next(step.objects)
+        self._say(step.sentence(is_class=self.options.semantic or by_words), "good")
 
     def _label_of(self, marks: Marks) -> int | None:
+        if marks.phrase:
+            return marks.object_id
         if marks.picked is not None:
             return marks.picked.label
         return self.options.class_id if self.options.semantic else None
@@ -252,6 +251,10 @@ class Session:
         if asking.plane is None:
             return
         marks = asking.marks(asking.plane)
+        if any(m.phrase for m in marks):
+            asking.settle()
+            self._say("Discarded; the words stay for other planes")
+            return
         step = self.ledger.discard(marks, asking.plane)
         if marks:
             self._start_next([] if step is None else step.objects)
@@ -279,7 +282,10 @@ class Session:
                 asking.picked = (step.place, step.picked)
             elif asking.picked is not None and asking.picked[1].label in was_written:
                 asking.picked = None
-        asking.look_soon()
+        if step is None:
+            asking.look_soon()
+        else:
+            asking.ask_again()
         self._say("Nothing to take back" if undone is None else undone.text)
 
     def next_object(self) -> None:
@@ -325,7 +331,8 @@ class Session:
     # What happens elsewhere
 
     def _on_looked(self) -> None:
-        self._invite()
+        if PromptKind.POINTS in self.spec.accepts:
+            self._invite()
         self._ahead_soon(_AFTER_SLIDER)
 
     def _invite(self) -> None:
@@ -339,6 +346,8 @@ class Session:
             self._set_object(number)
 
     def _on_answered(self) -> None:
+        self.models.find_devices()
+        self.wording.renew_heat()
         if self._accept_next:
             self.accept()
         self.changed.emit()
@@ -353,6 +362,7 @@ class Session:
             self._ahead_soon(_AFTER_CAMERA)
 
     def _on_removed(self, event: Any) -> None:
+        self.wording.heat.on_removed(event.value)
         if event.value is self.preview.layer:
             # The marks stay, and the preview comes back when they change.
             self.preview.layer = None

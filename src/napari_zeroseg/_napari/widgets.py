@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ from qtpy.QtGui import QColor, QIcon, QPainter, QPen, QPixmap, QPolygonF, QStand
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
-    QFormLayout,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -27,9 +27,14 @@ from napari_zeroseg._napari.keys import KEYS
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from napari_zeroseg.registry import ModelSpec
+    from napari_zeroseg._napari.zoo import Entry
 
 TONES = {"idle": "#8b949e", "busy": "#f0b429", "good": "#2ecc71", "warning": "#ff7b54"}
+
+
+def breakable(text: str) -> str:
+    """Allow line breaks inside long paths and hashes, which would widen the dock."""
+    return re.sub(r"\S{16,}", lambda word: "\u200b".join(re.findall(r".{1,8}", word[0])), text)
 
 
 def keep_keys_free(widget: QWidget) -> None:
@@ -80,34 +85,57 @@ class LayerCombo(QComboBox):
 
 
 class ModelCombo(QSearchableComboBox):
-    """Chooses a model: searched by typing, grouped by family, with its state."""
+    """Chooses a model: searched by typing, grouped by family, with its state.
+
+    Parameters
+    ----------
+    about_to_open : callable
+        Called when the list opens.
+    """
 
     picked = Signal(str)
 
-    def __init__(self, specs: Sequence[ModelSpec], parent: QWidget | None = None) -> None:
+    def __init__(self, about_to_open: Callable[[], None], parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._about_to_open = about_to_open
         self._rows: dict[str, int] = {}
-        items = QStandardItemModel(self)
-        for family in dict.fromkeys(spec.family for spec in specs):
-            heading = QStandardItem(family)
-            heading.setFlags(Qt.ItemFlag.NoItemFlags)
-            items.appendRow(heading)
-            for spec in (spec for spec in specs if spec.family == family):
-                item = QStandardItem(f"{spec.title} · {spec.state}")
-                item.setData(spec.key, Qt.ItemDataRole.UserRole)
-                item.setToolTip(f"{spec.description}\nWeights: {spec.licence}")
-                self._rows[spec.key] = items.rowCount()
-                items.appendRow(item)
-        self.setModel(items)
+        self._shown: list[Entry] = []
         self.setMinimumContentsLength(10)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.activated.connect(self._on_activated)
 
-    def show_model(self, key: str) -> None:
-        """Show that model as the chosen one; tells nobody."""
+    def show_models(self, entries: Iterable[Entry], key: str) -> None:
+        """List these models, with that of `key` chosen; tells nobody."""
+        listed = list(entries)
+        if listed != self._shown:
+            self._shown = listed
+            self._rebuild(listed)
         row = self._rows.get(key, -1)
         self.setCurrentIndex(row)
         item = self.model().index(row, 0)
         self.setToolTip(str(item.data(Qt.ItemDataRole.ToolTipRole) or ""))
+
+    def _rebuild(self, entries: list[Entry]) -> None:
+        items = QStandardItemModel(self)
+        self._rows = {}
+        for family in dict.fromkeys(entry.spec.family for entry in entries):
+            heading = QStandardItem(family)
+            heading.setFlags(Qt.ItemFlag.NoItemFlags)
+            items.appendRow(heading)
+            for entry in (entry for entry in entries if entry.spec.family == family):
+                spec = entry.spec
+                item = QStandardItem(f"{spec.title} · {entry.state}" if entry.state else spec.title)
+                item.setData(spec.key, Qt.ItemDataRole.UserRole)
+                item.setToolTip(f"{spec.description}\nWeights: {spec.licence}")
+                self._rows[spec.key] = items.rowCount()
+                items.appendRow(item)
+        # Qt deletes the one before it.
+        self.setModel(items)
+
+    def showPopup(self) -> None:  # noqa: N802
+        """Open the list, and look whether it is still right."""
+        self._about_to_open()
+        super().showPopup()
 
     def _on_activated(self, index: int) -> None:
         key = self.itemData(index, Qt.ItemDataRole.UserRole)
@@ -124,18 +152,27 @@ class Choice(QComboBox):
 
     def __init__(self, values: Sequence[tuple[Any, str, str]], parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._values = [value for value, _, _ in values]
-        for i, (_, name, explanation) in enumerate(values):
-            self.addItem(name)
-            self.setItemData(i, explanation, Qt.ItemDataRole.ToolTipRole)
+        self._values: list[Any] = []
+        self.offer(values)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(6)
         keep_keys_free(self)
         self.activated.connect(lambda index: self.picked.emit(self._values[index]))
 
+    def offer(self, values: Sequence[tuple[Any, str, str]]) -> None:
+        """Offer these values from now on."""
+        offered = [value for value, _, _ in values]
+        if offered == self._values:
+            return
+        self._values = offered
+        self.clear()
+        for i, (_, name, explanation) in enumerate(values):
+            self.addItem(name)
+            self.setItemData(i, explanation, Qt.ItemDataRole.ToolTipRole)
+
     def show_value(self, value: object) -> None:
-        """Show `value` as the chosen one; tells nobody."""
-        self.setCurrentIndex(self._values.index(value))
+        """Show `value` as the chosen one, or nothing if it is not offered; tells nobody."""
+        self.setCurrentIndex(self._values.index(value) if value in self._values else -1)
 
 
 class Segments(QWidget):
@@ -186,7 +223,7 @@ class StatusLine(QLabel):
 
     def show_status(self, text: str, tone: str) -> None:
         """Show a sentence."""
-        plain = text.replace("&", "&amp;").replace("<", "&lt;")
+        plain = breakable(text).replace("&", "&amp;").replace("<", "&lt;")
         self.setText(f'<span style="color:{TONES[tone]}">●</span>&nbsp; {plain}')
 
 
@@ -300,42 +337,3 @@ def icon(kind: str, colour: str) -> QIcon:
 
 
 ICON_SIZE = QSize(16, 16)
-
-
-def make_button(text: str, explanation: str) -> QPushButton:
-    """Make a button that leaves the keyboard with the canvas."""
-    button = QPushButton(text)
-    button.setToolTip(explanation)
-    keep_keys_free(button)
-    return button
-
-
-def make_row(*widgets: QWidget) -> QWidget:
-    """Put widgets side by side."""
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(4)
-    for widget in widgets:
-        layout.addWidget(widget)
-    return row
-
-
-def make_form(*rows: tuple[str, QWidget]) -> QWidget:
-    """Put widgets below one another, each beside its name; one without a name has the whole width."""
-    part = QWidget()
-    form = QFormLayout(part)
-    form.setContentsMargins(0, 0, 0, 0)
-    form.setHorizontalSpacing(8)
-    form.setVerticalSpacing(5)
-    # In a narrow dock a wide row goes below its name instead of being cut off.
-    form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for name, widget in rows:
-        if not name:
-            form.addRow(widget)
-            continue
-        heading = QLabel(name)
-        heading.setMinimumWidth(52)
-        form.addRow(heading, widget)
-    return part

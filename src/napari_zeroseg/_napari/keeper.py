@@ -1,0 +1,303 @@
+"""The keeper: downloads, verifies, removes and adds models for a dock, asks where consent is due. No Qt."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from psygnal import Signal
+
+from napari_zeroseg._napari.channel import Channel, Status
+from napari_zeroseg._napari.engine import Engine
+from napari_zeroseg._napari.trying import try_out
+from napari_zeroseg._napari.zoo import Entry, Errand, Zoo
+from napari_zeroseg.catalogue import ModelSpec
+from napari_zeroseg.errors import CancelledError, UnknownModelError, WeightsError, ZerosegError
+from napari_zeroseg.jobs import InferenceQueue, Priority
+from napari_zeroseg.registry import add_checkpoint as join_checkpoint
+from napari_zeroseg.registry import download_model, remove_model, verify
+from napari_zeroseg.weights import VerifyReport, Weights, locate
+from napari_zeroseg.weights.adding import add_checkpoint, whose
+from napari_zeroseg.weights.download import offer_of
+from napari_zeroseg.weights.reading import check_whole, file_of, read_file
+
+T = TypeVar("T")
+
+ADDING = "+"
+"""Key of the errand that reads and adds a checkpoint, whose model is not known yet."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What must be asked before something is done.
+
+    Attributes
+    ----------
+    text : str
+    yes : str
+        What the button says that goes on.
+    act : callable
+        Called with the chosen key ("" where there was no choice) and the name that was typed.
+    choices : tuple of (key, title)
+        Models to choose from; empty where that is clear.
+    name : str or None
+        A name to begin with, where one must be given.
+    file : str
+        What file must be chosen to go on, in words; its path is then what was typed. "" for none.
+    """
+
+    text: str
+    yes: str
+    act: Callable[[str, str], None]
+    choices: tuple[tuple[str, str], ...] = ()
+    name: str | None = None
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a file is, as far as it tells."""
+
+    path: Path
+    candidates: tuple[str, ...]
+    is_published: bool
+    lacks_sam: bool
+
+
+class Keeper:
+    """Does what a Models dock asks for; all methods return at once.
+
+    Parameters
+    ----------
+    zoo : Zoo
+    channel : Channel
+        To the window's thread and its user.
+    queue : InferenceQueue
+        In which a new checkpoint is tried.
+    engine : callable
+        Gives the engine; called in the inference thread only.
+    """
+
+    changed = Signal()
+    """There is another status or question."""
+    added = Signal(str)
+    """A checkpoint is in the list now, under this key."""
+
+    def __init__(self, zoo: Zoo, channel: Channel, queue: InferenceQueue, engine: Callable[[], Engine]) -> None:
+        self.zoo = zoo
+        self.status = Status("")
+        self.question: Question | None = None
+        self._channel = channel
+        self._queue = queue
+        self._engine = engine
+
+    def answer(self, yes: bool, key: str = "", name: str = "") -> None:
+        """Answer the question that is asked."""
+        question, self.question = self.question, None
+        if question is not None and yes:
+            question.act(key, name)
+        self.changed.emit()
+
+    def offer(self, key: str) -> None:
+        """Tell what a download would bring, and ask for consent to its licence."""
+        spec = self._spec(key)
+        try:
+            text = offer_of(spec).sentence(spec.title)
+        except ZerosegError as error:
+            self._fail(error)
+            return
+        self._ask(Question(text, "Accept and download", lambda _, __: self._download(spec)))
+
+    def _download(self, spec: ModelSpec) -> None:
+        def work(errand: Errand) -> Path:
+            return download_model(spec.key, licence_accepted=True, progress=errand.progress, cancel=errand.token)
+
+        self._run(spec.key, "Downloading", work, lambda _: self._say(f"{spec.title} is ready", "good"))
+
+    def verify(self, key: str) -> None:
+        """Hash a model's files anew."""
+        self._run(key, "Verifying", lambda _: verify(key), self._on_verified)
+
+    def _on_verified(self, report: VerifyReport) -> None:
+        if report.ok:
+            self._say(report.sentence, "good")
+        else:
+            self._fail(WeightsError(report.sentence))
+
+    def offer_removal(self, key: str) -> None:
+        """Ask whether a model's files shall go."""
+        entry = self.zoo.entries[key]
+        text = f"Delete the weights of {entry.spec.title} ({entry.size}) from this machine?"
+        self._ask(Question(text, "Delete", lambda _, __: self._remove(entry)))
+
+    def _remove(self, entry: Entry) -> None:
+        title = entry.spec.title
+        self._run(
+            entry.spec.key,
+            "Removing",
+            lambda _: remove_model(entry.spec.key),
+            lambda _: self._say(f"The weights of {title} are no longer on this machine"),
+        )
+
+    def unload(self) -> None:
+        """Take all loaded models out of memory; they are loaded again when they are next asked."""
+        self._channel.submit(
+            "unload",
+            Priority.CLICK,
+            lambda _: self._engine().unload(),
+            self._on_unloaded,
+            self._fail,
+        )
+
+    def _on_unloaded(self, keys: list[str]) -> None:
+        names = ", ".join(self._spec(key).title for key in dict.fromkeys(keys))
+        self._say(f"Unloaded: {names}" if names else "No model was loaded", "good")
+
+    def keep_several(self, several: bool) -> None:
+        """Allow several large models in memory at once, or one only."""
+
+        def work(_: object) -> None:
+            self._engine().keeps_several = several
+
+        self._channel.submit("several", Priority.CLICK, work, lambda _: None, self._fail)
+
+    # Adding a checkpoint
+
+    def add(self, path: str | Path, key: str = "") -> None:
+        """Find out what a file is, ask what it does not tell, try it and add it.
+
+        Parameters
+        ----------
+        path : path
+        key : str
+            The model that it is for, where the user has said so.
+        """
+        self._run(ADDING, "Reading", lambda _: self._look(Path(path), key), self._on_looked)
+
+    def _look(self, path: Path, key: str) -> _Look:
+        file = file_of(path.expanduser(), "the model").absolute()
+        check_whole(file)
+        weights = read_file(file)
+        specs = {k: entry.spec for k, entry in self.zoo.entries.items()}
+        candidates = {key} if key else whose(file, weights, specs)
+        published = {source.sha256 for spec in specs.values() for source in spec.sources if source.sha256}
+        layout = weights.layout
+        lacks_sam = layout is not None and (layout.family, layout.form) == ("pa_sam", "decoder")
+        return _Look(path, tuple(sorted(candidates)), weights.sha256 in published, lacks_sam)
+
+    def _on_looked(self, look: _Look) -> None:
+        known = [key for key in look.candidates if key in self.zoo.entries]
+        if look.lacks_sam:
+            text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
+            self._ask(Question(text, "Choose it", lambda _, sam: self._join(look.path, sam), file="The SAM checkpoint"))
+            return
+        if not known:
+            # The adding itself says best what is wrong with it.
+            self._add(look.path, None, None)
+            return
+        needs_name = not look.is_published and any(_has_hash(self._spec(key)) for key in known)
+        needs_name |= any(self.zoo.is_ready(key) for key in known)
+        if len(known) == 1 and not needs_name:
+            self._add(look.path, known[0], None)
+            return
+        titles = tuple((key, self._spec(key).title) for key in known)
+        text = f"{look.path.name} holds weights of {titles[0][1]}."
+        if len(known) > 1:
+            text = f"{look.path.name} fits several models, which have the same parameters: say which it is."
+        if needs_name:
+            text += " It is not the published file, or that is here already: give it a name of its own."
+        act = lambda chosen, name: self._add(look.path, chosen or known[0], name or None)  # noqa: E731
+        name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
+        self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))
+
+    def _add(self, path: Path, key: str | None, name: str | None) -> None:
+        specs = {k: entry.spec for k, entry in self.zoo.entries.items()}
+
+        def work(errand: Errand) -> str:
+            def check(spec: ModelSpec, _: Weights) -> None:
+                self._try(spec, path, errand)
+
+            return add_checkpoint(path, specs, key, name, check=check)
+
+        self._run(ADDING, "Trying", work, self._on_added)
+
+    def _join(self, decoder: Path, sam: str) -> None:
+        def work(errand: Errand) -> str:
+            spec = join_checkpoint(decoder, beside=sam)
+            found = locate(spec)
+            assert found is not None
+            try:
+                self._try(spec, found.path, errand)
+            except Exception:
+                remove_model(spec.key)
+                raise
+            return spec.key
+
+        self._run(ADDING, "Trying", work, self._on_added)
+
+    def _try(self, spec: ModelSpec, path: Path, errand: Errand) -> None:
+        """Let the inference thread try a file, and wait for it in the errand's own thread."""
+        outcome: Future[None] = Future()
+        job = self._queue.submit(
+            lambda _: try_out(self._engine(), spec, path),
+            owner=errand,
+            key="try",
+            done=outcome.set_result,
+            failed=outcome.set_exception,
+            priority=Priority.LOAD,
+        )
+        while not outcome.done():
+            if errand.token.cancelled:
+                job.cancel()
+            job.raise_if_cancelled()
+            time.sleep(0.02)
+        outcome.result()
+
+    def _on_added(self, key: str) -> None:
+        self._say(f"{self._spec(key).title} works on a test picture and is in the list", "good")
+        self.added.emit(key)
+
+    # Talking to the user
+
+    def _spec(self, key: str) -> ModelSpec:
+        if key not in self.zoo.entries:
+            raise UnknownModelError(f"There is no model {key!r} any more: choose one of the list.")
+        return self.zoo.entries[key].spec
+
+    def _run(self, key: str, doing: str, work: Callable[[Errand], T], done: Callable[[T], None]) -> None:
+        def hear(result: T) -> None:
+            self._channel.post(partial(done, result))
+
+        self._say("")
+        self.zoo.run(key, doing, work, hear, lambda error: self._channel.post(partial(self._fail, error)))
+
+    def _ask(self, question: Question) -> None:
+        self.question = question
+        self._say("")
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, CancelledError):
+            self._say("Stopped. What has come of a download is kept, and it goes on from there")
+        else:
+            self._say(self._channel.report(error), "warning")
+
+    def _say(self, text: str, tone: str = "idle") -> None:
+        self.status = Status(text, tone)
+        self.changed.emit()
+
+
+def _has_hash(spec: ModelSpec) -> bool:
+    return any(source.sha256 for source in spec.sources)
+
+
+def _name_of(path: Path, taken: set[str]) -> str:
+    """Make a name of a file's that no model has."""
+    stem = path.stem if path.suffix else path.name
+    bare = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("_.-")[:56] or "model"
+    return next(name for name in (bare, *(f"{bare}-{i}" for i in range(2, 1000))) if name not in taken)

@@ -1,0 +1,271 @@
+"""The Models dock: what models there are, what each needs, and what can be done about it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QFrame,
+    QLabel,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_zeroseg._napari.bridge import QtBridge
+from napari_zeroseg._napari.channel import Channel
+from napari_zeroseg._napari.engine import shared_engine
+from napari_zeroseg._napari.keeper import ADDING, Keeper
+from napari_zeroseg._napari.layout import button, row, style_of
+from napari_zeroseg._napari.model_widgets import ModelTree, QuestionBox
+from napari_zeroseg._napari.widgets import StatusLine, breakable, keep_keys_free
+from napari_zeroseg._napari.zoo import BRING, DOWNLOAD, Entry, Zoo, shared_zoo
+from napari_zeroseg.jobs import InferenceQueue, shared_queue
+from napari_zeroseg.prompts import PromptKind
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+_LINK = "#58a6ff"
+_POLL = 150
+"""Milliseconds between two looks at how far errands have come."""
+_FILES = "Weights (*.pth *.pt *.safetensors *.bin);;All files (*)"
+
+
+class ModelsDock(QWidget):
+    """Lists the models, downloads, verifies, removes and adds them.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        self.viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self.bridge = QtBridge(self)
+        self.zoo: Zoo = shared_zoo()
+        queue: InferenceQueue = shared_queue()
+        self._channel = Channel(self.bridge, queue)
+        self.keeper = Keeper(self.zoo, self._channel, queue, lambda: shared_engine())
+        self._was_docked = False
+        self._key = ""
+        self._build()
+        self._style()
+        self._connect()
+        self.zoo.refresh()
+        self._refresh()
+
+    def event(self, event: QEvent) -> bool:
+        """Stop listening when napari takes the dock away; downloads go on, and another dock shows them."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._was_docked = True
+            elif self._was_docked:
+                self._channel.close()
+                self.zoo.changed.disconnect(self._on_zoo, missing_ok=True)
+        elif event.type() == QEvent.Type.Show:
+            self.zoo.refresh()
+        return bool(super().event(event))
+
+    # Layout
+
+    def _build(self) -> None:
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(8, 8, 8, 8)
+        column.setSpacing(7)
+        self.tree = ModelTree()
+        for part in (self.tree, self._build_details(), self._build_errand(), self._build_general()):
+            column.addWidget(part)
+        column.addStretch(1)
+        area = QScrollArea(self)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(content)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(310)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+
+    def _build_details(self) -> QWidget:
+        self.details = QLabel()
+        self.details.setWordWrap(True)
+        self.details.setTextFormat(Qt.TextFormat.RichText)
+        self.details.setOpenExternalLinks(True)
+        self.details.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.download = button("Download", "Shows size, place and licence first")
+        self.bring = button("Add its file", "Choose the file that you got from its publisher")
+        self.verify = button("Verify", "Hash the files anew and compare")
+        self.remove = button("Remove", "Delete the weights from this machine")
+        self.question = QuestionBox()
+        part = QWidget()
+        column = QVBoxLayout(part)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        for one in (self.details, row(self.download, self.bring, self.verify, self.remove), self.question):
+            column.addWidget(one)
+        return part
+
+    def _build_errand(self) -> QWidget:
+        self.progress = QProgressBar()
+        self.progress.setRange(0, 1000)
+        self.stop = button("Stop", "What has come of a download is kept, and it goes on from there")
+        self.stop.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.errand = row(self.progress, self.stop)
+        return self.errand
+
+    def _build_general(self) -> QWidget:
+        self.status = StatusLine()
+        self.add = button("Add a checkpoint", "A file of weights that you have: whose it is, is found out")
+        self.unload = button("Unload", "Take all loaded models out of memory; the next prompt loads its model again")
+        self.several = QCheckBox("Keep several large models in memory")
+        self.several.setToolTip("Off: a large model that is loaded takes the place of another one")
+        keep_keys_free(self.several)
+        part = QWidget()
+        column = QVBoxLayout(part)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        for one in (self.status, row(self.add, self.unload), self.several):
+            column.addWidget(one)
+        return part
+
+    def _style(self) -> None:
+        self.setStyleSheet(style_of(self.viewer.theme))
+
+    # What the user does
+
+    def _connect(self) -> None:
+        keeper = self.keeper
+        self.tree.picked.connect(self.show_model)
+        self.download.clicked.connect(lambda: keeper.offer(self._key))
+        self.verify.clicked.connect(lambda: keeper.verify(self._key))
+        self.remove.clicked.connect(lambda: keeper.offer_removal(self._key))
+        self.bring.clicked.connect(lambda: self._choose_file(self._key))
+        self.add.clicked.connect(lambda: self._choose_file(""))
+        self.unload.clicked.connect(lambda: keeper.unload())
+        self.several.toggled.connect(keeper.keep_several)
+        self.stop.clicked.connect(lambda: self.zoo.cancel(self._errand_key()))
+        self.question.answered.connect(self._on_answer)
+        keeper.changed.connect(self._refresh)
+        keeper.added.connect(self.show_model)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_POLL)
+        self._timer.timeout.connect(self._refresh_errand)
+        self.zoo.changed.connect(self._on_zoo)
+        self.viewer.events.theme.connect(self._style)
+        # By then this object is half gone, so nothing of it may be asked.
+        self.destroyed.connect(lambda _=None, channel=self._channel: channel.close())
+
+    def _choose_file(self, key: str) -> None:
+        title = f"The weights of {self.zoo.entries[key].spec.title}" if key else "A checkpoint"
+        path, _ = QFileDialog.getOpenFileName(self, title, "", _FILES)
+        if path:
+            self.keeper.add(path, key)
+
+    def _on_answer(self, yes: bool, key: str, name: str) -> None:
+        question = self.keeper.question
+        if yes and question is not None and question.file:
+            name, _ = QFileDialog.getOpenFileName(self, question.file, "", _FILES)
+            if not name:
+                return
+        self.keeper.answer(yes, key, name)
+
+    def show_model(self, key: str) -> None:
+        """Show what is known of a model."""
+        if self.keeper.question is not None and key != self._key:
+            self.keeper.answer(False)
+        self._key = key
+        self._refresh()
+
+    # What there is to show
+
+    def _on_zoo(self) -> None:
+        self._channel.post(self._refresh)
+
+    def _refresh(self) -> None:
+        entries = self.zoo.entries
+        if self._key not in entries:
+            self._key = next(iter(entries))
+        self.tree.show_models(entries.values(), self._key)
+        self._refresh_details(entries[self._key])
+        self.status.show_status(self.keeper.status.text, self.keeper.status.tone)
+        self.status.setVisible(bool(self.keeper.status.text))
+        self.question.show_question(self.keeper.question)
+        self._refresh_errand()
+
+    def _refresh_details(self, entry: Entry) -> None:
+        self.details.setText(_about(entry))
+        is_busy = entry.spec.key in self.zoo.errands
+        self.download.setVisible(entry.state == DOWNLOAD)
+        self.download.setEnabled(not is_busy and self.keeper.question is None)
+        self.bring.setVisible(entry.state == BRING)
+        self.bring.setEnabled(ADDING not in self.zoo.errands)
+        self.verify.setVisible(entry.is_ready)
+        self.verify.setEnabled(not is_busy)
+        self.remove.setVisible(entry.is_ready)
+        self.remove.setEnabled(not is_busy and not _why_kept(entry))
+        self.remove.setToolTip(_why_kept(entry) or "Delete the weights from this machine")
+        self.add.setEnabled(ADDING not in self.zoo.errands)
+
+    def _errand_key(self) -> str:
+        """The errand to show: that of the model at hand, else an adding, else any."""
+        errands = self.zoo.errands
+        return next((key for key in (self._key, ADDING) if key in errands), next(iter(errands), ""))
+
+    def _refresh_errand(self) -> None:
+        errands = dict(self.zoo.errands)
+        self.tree.show_errands(errands)
+        key = self._errand_key()
+        errand = errands.get(key)
+        self.errand.setVisible(errand is not None)
+        if errand is None:
+            self._timer.stop()
+            return
+        self._timer.start()
+        self.progress.setRange(0, 1000 if errand.total else 0)
+        self.progress.setValue(round(1000 * errand.there / errand.total) if errand.total else 0)
+        whose = "" if key in (self._key, ADDING) else f"{self.zoo.entries[key].spec.title}: "
+        # A style sheet gives a bar without an end no text, so the tool tip has it too.
+        self.progress.setFormat(whose + errand.words)
+        self.progress.setToolTip(whose + errand.words)
+        self.stop.setEnabled(not errand.token.cancelled)
+
+
+def _why_kept(entry: Entry) -> str:
+    """Why a model's files cannot be removed here; "" if they can."""
+    if entry.where == "package":
+        return f"{entry.spec.title} is part of napari-zeroseg"
+    return "" if entry.where == "models folder" else f"It lies in a {entry.where}: remove it there"
+
+
+def _about(entry: Entry) -> str:
+    spec = entry.spec
+    size = "unknown" if entry.size == "?" else entry.size
+    facts = [
+        ("Takes", ", ".join(kind for kind in PromptKind if kind in spec.accepts)),
+        ("Licence", spec.licence + (f". {spec.licence_note}" if spec.licence_note else "")),
+        ("Size", size),
+    ]
+    if entry.is_ready:
+        facts.append(("Found in", "the package" if entry.where == "package" else f"the {entry.where}"))
+    if entry.state == BRING:
+        facts.append(("File", spec.sources[0].name or "from its publisher"))
+    rows = "".join(f"<tr><td>{name}&nbsp;&nbsp;</td><td>{escape(breakable(text))}</td></tr>" for name, text in facts)
+    link = (
+        f'<p><a style="color:{_LINK}" href="{escape(spec.homepage)}">{escape(breakable(spec.homepage))}</a></p>'
+        if spec.homepage
+        else ""
+    )
+    return (
+        f'<p><b style="font-size:14px">{escape(spec.title)}</b> · {entry.state or "looking …"}</p>'
+        f"<p>{escape(spec.description)}</p><table>{rows}</table>{link}"
+    )

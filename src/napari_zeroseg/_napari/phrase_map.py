@@ -1,0 +1,163 @@
+"""Phrases on a plane: what is asked for, and the map of which phrase each pixel is most probably. No Qt, no napari."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_zeroseg._napari.marks import Box, Drawn, Marks, extent_of
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.models.probability_frame import ProbabilityFrame, heat_map
+from napari_zeroseg.phrases import split_phrases
+from napari_zeroseg.segmenter import Patch, Prediction
+
+MOST = 254
+"""Phrases at once, so that a class fits a byte."""
+
+
+def phrase_marks(line: str, drawn: Iterable[Drawn]) -> list[Marks]:
+    """Return what is to be asked of a model of words: a mark for each phrase and each box that it is looked for in.
+
+    Parameters
+    ----------
+    line : str
+        The text line: phrases with commas between them, looked for everywhere.
+    drawn : iterable of Drawn
+        Of these, a rectangle with a text looks for its own phrases, inside of it only; one without a text restricts
+        all phrases of the line that no other box names.
+
+    Returns
+    -------
+    list of Marks
+        Their `object_id` counts the phrases from 1: those of the line, then those that only boxes name.
+
+    Raises
+    ------
+    InputError
+        If there are too many.
+    """
+    boxes = [(split_phrases(d.text), extent_of(d.vertices)) for d in drawn if d.kind == "rectangle"]
+    on_line = split_phrases(line)
+    asked: dict[str, str] = {}
+    for phrase in [*on_line, *(phrase for named, _ in boxes for phrase in named)]:
+        asked.setdefault(phrase.casefold(), phrase)
+    phrases = list(asked.values())
+    if len(phrases) > MOST:
+        raise InputError(f"{len(phrases)} phrases are too many: ask for at most {MOST} at once.")
+    everywhere = [box for named, box in boxes if not named]
+    marks: list[Marks] = []
+    for number, phrase in enumerate(phrases, start=1):
+        own = [box for named, box in boxes if phrase.casefold() in map(str.casefold, named)]
+        within: Sequence[Box | None] = own or everywhere or [None]
+        marks += [Marks(number, phrase=phrase, within=box) for box in within]
+    return marks
+
+
+@dataclass(frozen=True, eq=False)
+class PhraseMap:
+    """What a model of words found on a plane, kept so that another threshold needs no model.
+
+    Attributes
+    ----------
+    phrases : tuple of str
+        Class k is the phrase at k - 1.
+    winner : (H, W) uint8 array
+        Class that is most probable at each pixel.
+    percent : (H, W) uint8 array
+        Its probability in per cent, rounded up, so that "above n per cent" is exact for whole n.
+    histogram : (classes, 101) array of int
+        Pixels of each class and per cent.
+    predictions : tuple of tuple of Prediction
+        Answers of each class, one for each box.
+    """
+
+    phrases: tuple[str, ...]
+    winner: NDArray[np.uint8]
+    percent: NDArray[np.uint8]
+    histogram: NDArray[np.int64]
+    predictions: tuple[tuple[Prediction, ...], ...]
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether a threshold means anything."""
+        return isinstance(self.predictions[0][0].frame, ProbabilityFrame)
+
+    @classmethod
+    def of(cls, marks: Sequence[Marks], predictions: Sequence[Prediction]) -> PhraseMap:
+        """Lay the answers to `marks`, in their order, over each other; where phrases meet, the likelier one wins."""
+        shape = predictions[0].shape
+        winner, best = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+        pairs = groupby(zip(marks, predictions, strict=True), key=lambda pair: pair[0].object_id)
+        groups = [list(group) for _, group in pairs]
+        for number, group in enumerate(groups, start=1):
+            for marked, prediction in group:
+                probable = probabilities(prediction)
+                rows, columns = _pixels_of(marked.within, shape)
+                window, known = probable[rows, columns], best[rows, columns]
+                above = window > known
+                known[above] = window[above]
+                winner[rows, columns][above] = number
+        percent = np.ceil(100 * best).astype(np.uint8)
+        counts = np.bincount(winner.ravel().astype(np.intp) * 101 + percent.ravel(), minlength=(len(groups) + 1) * 101)
+        return cls(
+            tuple(group[0][0].phrase for group in groups),
+            winner,
+            percent,
+            counts.reshape(-1, 101)[1:],
+            tuple(tuple(prediction for _, prediction in group) for group in groups),
+        )
+
+    def classes(self, threshold: float) -> NDArray[np.uint8]:
+        """Class of each pixel, (H, W) uint8; 0 where no phrase is more probable than `threshold`."""
+        return np.where(self.percent > round(100 * threshold), self.winner, np.uint8(0))
+
+    def pixels(self, threshold: float) -> list[int]:
+        """How many pixels each class has."""
+        return [int(n) for n in self.histogram[:, round(100 * threshold) + 1 :].sum(1)]
+
+    def scores(self, threshold: float) -> list[float]:
+        """Mean probability of each class inside its mask, to a per cent; 0 where that is empty."""
+        above = self.histogram[:, round(100 * threshold) + 1 :]
+        values = (np.arange(101)[round(100 * threshold) + 1 :] - 0.5) / 100
+        return [float(row @ values / row.sum()) if row.sum() else 0.0 for row in above]
+
+    def patches(self, threshold: float) -> list[Patch]:
+        """Mask of each class inside its bounding box."""
+        classes = self.classes(threshold)
+        found = ndimage.find_objects(classes, max_label=len(self.phrases))
+        nothing: Patch = (slice(0, 0), slice(0, 0), np.zeros((0, 0), bool))
+        return [
+            nothing if place is None else (place[0], place[1], classes[place] == k)
+            for k, place in enumerate(found, start=1)
+        ]
+
+    def heat(self, phrase: str) -> NDArray[np.float32]:
+        """Probability of a phrase at each pixel, (H, W), whether another one is likelier or not.
+
+        Raises
+        ------
+        InputError
+            If the model does not answer with probabilities.
+        """
+        # The boxes of a phrase restrict its mask; the map is the same for all of them where the window is.
+        maps = [heat_map(prediction) for prediction in self.predictions[self.phrases.index(phrase)]]
+        return np.asarray(np.maximum.reduce(maps))
+
+
+def probabilities(prediction: Prediction) -> NDArray[np.float32]:
+    """Probability at each pixel, (H, W); 1 inside the mask of a model that gives none."""
+    if isinstance(prediction.frame, ProbabilityFrame):
+        return heat_map(prediction)
+    return prediction.mask.astype(np.float32)
+
+
+def _pixels_of(box: Box | None, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Pixels whose centres a box holds."""
+    if box is None:
+        return slice(0, shape[0]), slice(0, shape[1])
+    return ProbabilityFrame(shape, box).window

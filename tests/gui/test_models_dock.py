@@ -1,0 +1,297 @@
+"""The Models dock: states, downloads from a server on this machine, verifying, removing, adding."""
+
+from __future__ import annotations
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from napari.utils.notifications import notification_manager
+from safetensors.numpy import save
+
+from napari_zeroseg import load_model
+from napari_zeroseg._napari.engine import ModelChoice
+from napari_zeroseg._napari.keeper import ADDING
+from napari_zeroseg.jobs import shared_queue
+from napari_zeroseg.models.sam import SamNetwork
+from napari_zeroseg.models.tiny_vit import TinyViT
+from napari_zeroseg.registry import MOBILE_SAM
+from napari_zeroseg.weights import read_weights
+
+KEY = "toy_afar"
+
+
+@pytest.fixture
+def dock(make_napari_viewer, open_models, toys):
+    return open_models(make_napari_viewer())
+
+
+@pytest.fixture
+def said():
+    """What napari's notifications say."""
+    heard = []
+    notification_manager.notification_ready.connect(heard.append)
+    yield heard
+    notification_manager.notification_ready.disconnect(heard.append)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A mirror that holds the weights of the toy from afar, and can be slow."""
+    content = save({"numbers": np.random.default_rng(0).standard_normal(300_000, np.float32)})
+    state = {"pace": 0.0, "content": content, "asked": 0}
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            state["asked"] += 1
+            begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(content) - begin))
+            self.send_header("ETag", '"one"')
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            for start in range(begin, len(content), 20_000):
+                self.wfile.write(content[start : start + 20_000])
+                time.sleep(state["pace"])
+
+        def handle_error(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            pass  # a client that goes away is what a test is about
+
+    running = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ZEROSEG_MIRROR", f"http://127.0.0.1:{running.server_port}")
+    yield state
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def until(qtbot, condition, timeout=60_000):
+    qtbot.waitUntil(lambda: bool(condition()), timeout=timeout)
+
+
+def rest(dock, qtbot):
+    """Wait until nothing is being done."""
+    until(qtbot, lambda: not dock.zoo.errands and shared_queue().is_idle)
+    qtbot.wait(60)
+
+
+class TestList:
+    def test_states_by_family(self, dock):
+        families = [dock.tree.topLevelItem(i).text(0) for i in range(dock.tree.topLevelItemCount())]
+        assert families == ["SAM", "MedSAM", "PA-SAM", "CLIPSeg", "Toys"]
+        states = {key: dock.tree.state_of(key) for key in ("mobile_sam", "sam_vit_b", "pa_sam_vit_b")}
+        assert states == {"mobile_sam": "ready", "sam_vit_b": "needs download", "pa_sam_vit_b": "bring a file"}
+
+    @pytest.mark.parametrize(
+        ("key", "buttons", "words"),
+        [
+            ("mobile_sam", {"verify", "remove"}, ["20 MB", "Apache-2.0", "the package"]),
+            ("sam_vit_b", {"download"}, ["375 MB", "points, box, mask"]),
+            ("lite_medsam", {"bring"}, ["lite_medsam.pth", "bring a file"]),
+            ("clipseg_rd64", {"download"}, ["about 603 MB", "MIT licence of their code"]),
+            ("pa_sam_vit_l", {"bring"}, ["state no licence"]),
+        ],
+    )
+    def test_details(self, dock, key, buttons, words):
+        dock.show_model(key)
+        there = {name for name in ("download", "bring", "verify", "remove") if getattr(dock, name).isVisibleTo(dock)}
+        assert there == buttons
+        assert all(word in dock.details.text().replace("\u200b", "") for word in words)
+
+    def test_the_embedded_model_cannot_be_removed(self, dock):
+        dock.show_model("mobile_sam")
+        assert not dock.remove.isEnabled()
+        assert "part of napari-zeroseg" in dock.remove.toolTip()
+
+    def test_what_lies_elsewhere_is_removed_there(self, dock, qtbot, tmp_path, monkeypatch):
+        (tmp_path / "toy_afar.safetensors").write_bytes(b"x")
+        monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
+        dock.zoo.refresh()
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
+        dock.show_model(KEY)
+        assert not dock.remove.isEnabled()
+        assert "lies in a local folder" in dock.remove.toolTip()
+
+
+class TestDownload:
+    def test_the_licence_is_shown_first(self, dock, server, qtbot):
+        dock.show_model(KEY)
+        dock.download.click()
+        assert dock.question.isVisibleTo(dock)
+        text = dock.question.text.text()
+        assert text.startswith("Flood from afar: about 1 MB from 127.0.0.1. Licence of the weights: CC-BY-4.0.")
+        assert "ask to be cited" in text
+        dock.question.no.click()
+        rest(dock, qtbot)
+        assert server["asked"] == 0
+        assert not dock.question.isVisibleTo(dock)
+
+    def test_progress_stop_and_resume(self, dock, server, qtbot):
+        server["pace"] = 0.02
+        dock.show_model(KEY)
+        dock.download.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: dock.progress.value() > 100)
+        assert dock.errand.isVisibleTo(dock)
+        assert "Downloading:" in dock.progress.format()
+        assert "downloading" in dock.tree.state_of(KEY)
+        dock.stop.click()
+        rest(dock, qtbot)
+        assert "goes on from there" in dock.status.text().replace("\u200b", "")
+        assert dock.tree.state_of(KEY) == "needs download"
+        server["pace"] = 0
+        dock.download.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
+        rest(dock, qtbot)
+        assert "is ready" in dock.status.text()
+        assert server["asked"] >= 2
+
+    def test_verify_then_remove(self, dock, server, qtbot, said):
+        dock.show_model(KEY)
+        dock.download.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
+        rest(dock, qtbot)
+        dock.verify.click()
+        until(qtbot, lambda: "is whole" in dock.status.text())
+        with Path(dock.zoo.entries[KEY].path).open("r+b") as file:
+            file.seek(1000)
+            file.write(b"damage")
+        dock.verify.click()
+        until(qtbot, lambda: "damaged" in dock.status.text())
+        assert "Remove it and get it again" in said[-1].message
+        dock.remove.click()
+        assert "Delete the weights of Flood from afar" in dock.question.text.text()
+        dock.question.yes.click()
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "needs download")
+
+    def test_no_network(self, dock, qtbot, said, monkeypatch):
+        monkeypatch.setenv("ZEROSEG_OFFLINE", "1")
+        dock.show_model(KEY)
+        dock.download.click()
+        dock.question.yes.click()
+        rest(dock, qtbot)
+        assert "forbids downloads" in said[-1].message
+        assert dock.tree.state_of(KEY) == "needs download"
+
+    def test_the_window_stays_quick(self, dock, server, qtbot):
+        server["pace"] = 0.005
+        dock.show_model(KEY)
+        dock.download.click()
+        dock.question.yes.click()
+        longest, last = 0.0, time.perf_counter()
+        while KEY in dock.zoo.errands:
+            qtbot.wait(1)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+        assert longest < 0.25  # generous: other processes may share the processor
+
+
+def mobile_sam_file(folder, spoil=None):
+    """MobileSAM's weights as a file that a user has."""
+    network = SamNetwork(TinyViT())
+    network.load_state_dict(dict(read_weights(None, MOBILE_SAM.weights, MOBILE_SAM.title).tensors))
+    state = network.state_dict()
+    if spoil:
+        spoil(state)
+    path = folder / "my_mobile_sam.pt"
+    torch.save(state, path)
+    return path
+
+
+class TestAdding:
+    def test_it_asks_for_a_name_and_tries_first(self, dock, qtbot, tmp_path):
+        dock.keeper.add(mobile_sam_file(tmp_path))
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        assert "give it a name of its own" in dock.question.text.text()
+        assert not dock.question.choices.isVisibleTo(dock.question)
+        assert dock.question.name.text() == "my_mobile_sam"
+        dock.question.name.setText("")
+        assert not dock.question.yes.isEnabled()
+        dock.question.name.setText("mitochondria")
+        dock.question.yes.click()
+        until(qtbot, lambda: "works on a test picture" in dock.status.text())
+        assert dock.tree.state_of("mitochondria") == "ready"
+        assert load_model("mitochondria").spec.base == "mobile_sam"
+        dock.remove.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: "mitochondria" not in dock.zoo.entries)
+
+    def test_what_the_file_does_not_tell_is_asked(self, dock, qtbot, tmp_path):
+        shapes = {"image_encoder.patch_embed.proj.weight": (768, 3, 16, 16)}
+        torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "vit.pth")
+        dock.keeper.add(tmp_path / "vit.pth")
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        box = dock.question.choices
+        assert [box.itemText(i) for i in range(box.count())] == ["MedSAM", "MedSAM (April 2023)", "SAM ViT-B"]
+        assert not dock.question.yes.isEnabled()
+        box.setCurrentIndex(2)
+        assert dock.question.yes.isEnabled()
+
+    def test_a_decoder_alone_needs_its_sam(self, dock, qtbot, tmp_path):
+        tensors = {"prompt_adapter.static_uncertain_token.weight": torch.zeros(1, 256)}
+        torch.save(tensors, tmp_path / "decoder.pth")
+        dock.keeper.add(tmp_path / "decoder.pth")
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        assert "decoder alone: choose the SAM checkpoint" in dock.question.text.text()
+        dock.question.no.click()
+        assert not dock.question.isVisibleTo(dock)
+
+    def test_half_a_model_is_refused(self, dock, qtbot, tmp_path, said):
+        path = mobile_sam_file(tmp_path, lambda state: [state.pop(name) for name in list(state)[-3:]])
+        dock.keeper.add(path)
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        dock.question.yes.click()
+        rest(dock, qtbot)
+        assert "MobileSAM" in said[-1].message
+        assert "my_mobile_sam" not in dock.zoo.entries
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no weights", b"\x00" * 100])
+    def test_no_weights_at_all(self, dock, qtbot, tmp_path, said, content):
+        (tmp_path / "file.pth").write_bytes(content)
+        dock.keeper.add(tmp_path / "file.pth")
+        until(qtbot, lambda: said)
+        rest(dock, qtbot)
+        assert "file.pth" in said[-1].message
+        assert ADDING not in dock.zoo.errands
+        assert dock.add.isEnabled()
+
+
+def test_unload_and_load_again(make_napari_viewer, open_models, qtbot, shared_memory):
+    dock = open_models(make_napari_viewer())
+    shared_queue().submit(
+        lambda _: shared_memory.model(ModelChoice()),
+        owner=dock,
+        key="load",
+        done=lambda _: None,
+        failed=lambda error: None,
+    )
+    rest(dock, qtbot)
+    dock.unload.click()
+    until(qtbot, lambda: "Unloaded: MobileSAM" in dock.status.text())
+    assert not shared_memory._models
+    dock.unload.click()
+    until(qtbot, lambda: "No model was loaded" in dock.status.text())
+    dock.several.setChecked(True)
+    until(qtbot, lambda: shared_memory.keeps_several)
+    dock.several.setChecked(False)
+    until(qtbot, lambda: not shared_memory.keeps_several)

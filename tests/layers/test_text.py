@@ -1,0 +1,239 @@
+"""Words in a session: classes, boxes that restrict, the threshold, heat maps, accepting; without a window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_zeroseg._napari.engine import ModelChoice
+from napari_zeroseg._napari.marks import Drawn
+from napari_zeroseg._napari.phrase_map import phrase_marks
+from napari_zeroseg._napari.preview import colour_of
+from napari_zeroseg.errors import InputError
+
+WORDS, FLOOD, BOXES = (ModelChoice(f"toy_{name}") for name in ("words", "flood", "boxes"))
+
+
+@pytest.fixture
+def bench(toy_desk):
+    """A session with the toys, on the image with two squares, with the model of words."""
+    desk = toy_desk
+    desk.session.set_model(WORDS)
+    desk.settle()
+    return desk
+
+
+def write(desk, line):
+    desk.session.wording.enter(line)
+    desk.settle()
+
+
+def draw_box(desk, r0, c0, r1, c1):
+    corners = [(0, r, c) for r, c in ((r0, c0), (r0, c1), (r1, c1), (r1, c0))]
+    desk.workspace.make_shapes().add_rectangles(np.array(corners))
+    desk.settle()
+
+
+def preview(desk):
+    layer = desk.session.preview.layer
+    return np.asarray(layer.data).squeeze() if layer is not None and layer.visible else None
+
+
+class TestPhraseMarks:
+    def box(self, text=""):
+        return Drawn("rectangle", 0, 1, np.array([[1.0, 2], [1, 8], [5, 8], [5, 2]]), True, text)
+
+    def test_each_phrase_is_a_class(self):
+        marks = phrase_marks("lung, heart", [])
+        assert [(m.object_id, m.phrase, m.within) for m in marks] == [(1, "lung", None), (2, "heart", None)]
+
+    def test_a_box_without_text_restricts_the_line(self):
+        assert [m.within for m in phrase_marks("lung, heart", [self.box()])] == [(1, 2, 5, 8)] * 2
+
+    def test_a_box_with_text_restricts_only_that(self):
+        marks = phrase_marks("lung, heart", [self.box("Lung")])
+        assert [(m.phrase, m.within) for m in marks] == [("lung", (1, 2, 5, 8)), ("heart", None)]
+
+    def test_a_box_brings_a_phrase_of_its_own(self):
+        marks = phrase_marks("lung", [self.box("heart"), self.box("heart")])
+        assert [(m.object_id, m.phrase) for m in marks] == [(1, "lung"), (2, "heart"), (2, "heart")]
+
+    def test_no_words_no_marks(self):
+        assert phrase_marks(" , ", [self.box()]) == []
+
+    def test_too_many(self):
+        with pytest.raises(InputError, match="at most 254"):
+            phrase_marks(",".join(map(str, range(255))), [])
+
+
+def test_it_asks_for_words_first(bench):
+    assert "Type what to find" in bench.session.status.text
+    assert preview(bench) is None
+
+
+def test_phrases_become_classes(bench, squares):
+    write(bench, "bright, dark")
+    assert np.array_equal(preview(bench), np.where(squares[0] / 255 > 0.5, 1, 2))
+    legend = bench.session.wording.legend()
+    assert [(row.number, row.phrase, row.pixels) for row in legend] == [(1, "bright", 257), (2, "dark", 64 * 64 - 257)]
+    assert legend[0].score == pytest.approx(200 / 255, abs=0.02)
+
+
+def test_colours_of_the_legend_are_those_of_the_preview(bench):
+    write(bench, "bright, dark")
+    layer = bench.session.preview.layer
+    for number in range(1, 12):
+        hexadecimal = "#" + "".join(f"{round(255 * part):02x}" for part in layer.get_color(number)[:3])
+        assert hexadecimal == colour_of(number)
+
+
+def test_the_likelier_phrase_has_the_pixel(bench, squares):
+    write(bench, "dark, bright")
+    bench.session.wording.cut_at(5)
+    bench.settle()
+    assert np.array_equal(preview(bench), np.where(squares[0] > 127, 2, 1))
+
+
+def test_the_threshold_acts_without_the_model(bench, squares):
+    write(bench, "bright")
+    model = bench.engine.toys["toy_words"]
+    before = (model.asked, model.encoded)
+    bench.session.wording.cut_at(30)
+    assert np.array_equal(preview(bench) == 1, squares[0] / 255 > 0.3)
+    bench.session.wording.cut_at(90)
+    assert np.array_equal(preview(bench) == 1, squares[0] / 255 > 0.9)
+    bench.session.wording.cut_at(99)
+    bench.settle()
+    assert (model.asked, model.encoded) == before
+
+
+def test_the_threshold_agrees_with_the_model_itself(bench):
+    from napari_zeroseg.models.probability_frame import at_threshold
+
+    write(bench, "bright")
+    found = bench.session.asking.answer.phrases
+    for per_cent in (3, 30, 39, 40, 50, 78, 79):
+        expected = at_threshold(found.predictions[0][0], per_cent / 100)
+        assert np.array_equal(found.classes(per_cent / 100) == 1, expected.mask)
+        (patch,) = found.patches(per_cent / 100)
+        assert found.pixels(per_cent / 100) == [expected.mask.sum()] == [patch[2].sum()]
+        assert found.scores(per_cent / 100)[0] == pytest.approx(expected.scores[0], abs=0.011)
+
+
+def test_nothing_so_probable(bench):
+    write(bench, "zebra")
+    assert "lower the threshold" in bench.session.status.text
+    assert bench.session.wording.legend()[0].pixels == 0
+    bench.session.accept()
+    assert "nothing in the preview" in str(bench.bridge.errors[-1])
+
+
+def test_a_box_restricts(bench):
+    write(bench, "bright")
+    draw_box(bench, 4, 36, 30, 60)
+    assert preview(bench)[8:24, 40:56].all()
+    assert preview(bench).sum() == 256
+
+
+def test_a_text_of_its_own_for_a_box(bench):
+    write(bench, "dark")
+    draw_box(bench, 4, 4, 11, 11)
+    bench.session.wording.write_on_boxes()
+    write(bench, "bright")
+    rows = bench.session.wording.legend()
+    assert [(row.phrase, row.pixels) for row in rows] == [("bright", 257), ("dark", 64)]
+    assert (preview(bench)[4:12, 4:12] == 2).all()
+    assert list(bench.workspace.shapes.features["text"]) == ["dark"]
+
+
+def test_writing_on_no_box_says_so(bench):
+    write(bench, "bright")
+    bench.session.wording.write_on_boxes()
+    assert "draw one" in str(bench.bridge.errors[-1])
+
+
+def test_accept_writes_classes_and_undo_brings_the_preview_back(bench, squares):
+    write(bench, "bright, dark")
+    bench.session.accept()
+    bench.settle()
+    expected = np.where(squares[0] / 255 > 0.5, 1, 2)
+    assert np.array_equal(bench.workspace.labels.data[0], expected)
+    assert not bench.workspace.labels.data[1:].any()
+    assert "2 classes accepted" in bench.session.status.text
+    assert preview(bench) is None
+    assert not bench.session.can_accept
+    bench.session.undo()
+    bench.settle()
+    assert not bench.workspace.labels.data.any()
+    assert preview(bench) is not None
+
+
+def test_the_words_are_asked_on_the_next_plane(bench):
+    write(bench, "bright")
+    bench.session.accept()
+    bench.viewer.dims.set_current_step(0, 2)
+    bench.settle()
+    assert preview(bench).sum() == 257
+    bench.session.accept()
+    assert (bench.workspace.labels.data[[0, 2]] == bench.workspace.labels.data[0]).all()
+
+
+def test_discard_keeps_words_and_boxes(bench):
+    write(bench, "bright")
+    draw_box(bench, 4, 36, 30, 60)
+    bench.session.discard()
+    bench.settle()
+    assert preview(bench) is None
+    assert len(bench.workspace.shapes.data) == 1
+    assert bench.session.options.text == "bright"
+
+
+def test_heat_map_on_demand(bench, squares):
+    write(bench, "bright, dark")
+    bench.session.wording.toggle_heat("bright")
+    bench.settle()
+    layer = bench.session.wording.heat.layers["bright"]
+    assert layer.name == "ZeroSeg heat map – bright"
+    assert np.allclose(layer.data.squeeze(), squares[0] / 255, atol=1e-5)
+    assert tuple(layer.extent.world[0]) == (0, 0, 0)
+    bench.viewer.dims.set_current_step(0, 1)
+    bench.settle()
+    assert layer.translate[0] == 1  # it follows to the plane that was asked about
+    bench.session.wording.toggle_heat("bright")
+    assert layer not in bench.viewer.layers
+    bench.session.wording.toggle_heat("dark")
+    bench.settle()
+    bench.viewer.layers.remove(bench.session.wording.heat.layers["dark"])
+    assert not bench.session.wording.legend()[1].has_heat
+
+
+def test_other_models_leave_the_words_alone(bench):
+    write(bench, "bright")
+    bench.session.set_model(FLOOD)
+    bench.settle()
+    assert bench.session.wording.legend() == []
+    assert preview(bench) is None
+    assert bench.session.options.text == "bright"
+    bench.session.set_model(WORDS)
+    bench.settle()
+    assert preview(bench) is not None
+
+
+def test_switching_keeps_prompts_and_asks_again(bench):
+    bench.session.set_model(FLOOD)
+    bench.settle()
+    bench.session.begin("points")
+    bench.settle()
+    bench.click(0, 10, 10)
+    assert preview(bench).sum() == 256
+    draw_box(bench, 8, 8, 15, 15)
+    bench.session.set_model(BOXES)
+    bench.settle()
+    assert len(bench.workspace.points.data) == 1
+    assert bench.session.preview.layer.data.sum() == 64  # the box alone: this one takes no points
+    bench.workspace.shapes.data = []
+    bench.settle()
+    assert bench.session.status.text == "Box filler takes no points, which stay for other models: draw a box"
+    bench.session.set_model(FLOOD)
+    bench.settle()
+    assert bench.session.preview.layer.data.sum() == 256
