@@ -156,7 +156,9 @@ class Keeper:
         )
 
     def _on_unloaded(self, keys: list[str]) -> None:
-        names = ", ".join(self._spec(key).title for key in dict.fromkeys(keys))
+        # a model may have left the list since it was loaded
+        known = {key: entry.spec.title for key, entry in self.zoo.entries.items()}
+        names = ", ".join(known.get(key, key) for key in dict.fromkeys(keys))
         self._say(f"Unloaded: {names}" if names else "No model was loaded", "good")
 
     def keep_several(self, several: bool) -> None:
