@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from napari.utils.notifications import notification_manager
 
 CLIPSEG = "clipseg_rd16"
@@ -109,7 +110,7 @@ def test_a_model_that_is_not_here_opens_the_models_dock(bench):
     bench.dock.model.picked.emit("clipseg_rd64_refined")
     bench.until(lambda: any("Models" in name for name in bench.viewer.window.dock_widgets))
     models = next(dock for name, dock in bench.viewer.window.dock_widgets.items() if "Models" in name)
-    assert models._key == "clipseg_rd64_refined"
+    assert models.key == "clipseg_rd64_refined"
     assert models.download.isVisibleTo(models)
     bench.qtbot.wait(30)
     assert bench.dock.model.currentText() == "MobileSAM · ready"
@@ -142,3 +143,15 @@ def test_clipseg_from_file_to_classes(bench, clipseg_folder):
     models.remove.click()
     models.question.yes.click()
     bench.until(lambda: bench.session.model.key == "mobile_sam")
+
+
+def test_devices_are_those_of_this_machine_once_torch_is_there(bench, middle):
+    device = bench.dock.device
+    assert [device.itemText(i) for i in range(device.count())][:2] == ["auto", "cpu"]
+    bench.viewer.dims.set_current_step(0, 1)
+    bench.begin()
+    bench.click(1, *middle[0])
+    bench.until(lambda: bench.session.models.devices is not None)
+    bench.qtbot.wait(30)
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
+    assert [device.itemText(i) for i in range(device.count())] == ["auto", "cpu", *gpus]

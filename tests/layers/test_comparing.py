@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from napari_zeroseg._napari.engine import ModelChoice
+from napari_zeroseg._napari import engine as engines
+from napari_zeroseg._napari.engine import Engine, ModelChoice
+from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.registry import find_model
 
 FLOOD, BOXES, WORDS = "toy_flood", "toy_boxes", "toy_words"
 
@@ -126,3 +130,28 @@ class TestChoosing:
         bench.settle()
         assert bench.session.model.key == "mobile_sam"
         assert len(bench.workspace.points.data) == 1
+
+
+class TestMemory:
+    @pytest.fixture
+    def engine(self, monkeypatch):
+        """The engine with stand-ins for models whose memory this machine may not have."""
+        monkeypatch.setattr(engines, "load_model", lambda key, **_: SimpleNamespace(spec=find_model(key)))
+        return Engine(store=EmbeddingStore())
+
+    def test_one_large_model_at_a_time(self, engine):
+        for key in ("mobile_sam", "sam_vit_b", "sam_vit_h"):
+            engine.model(ModelChoice(key))
+        assert engine.unload() == ["mobile_sam", "sam_vit_h"]
+
+    def test_several_if_the_user_wants_that(self, engine):
+        engine.keeps_several = True
+        for key in ("sam_vit_b", "sam_vit_h"):
+            engine.model(ModelChoice(key))
+        assert engine.unload() == ["sam_vit_b", "sam_vit_h"]
+        assert engine.unload() == []
+
+    def test_what_was_unloaded_is_loaded_again(self, engine):
+        first = engine.model(ModelChoice())
+        engine.unload([ModelChoice()])
+        assert engine.model(ModelChoice()) is not first

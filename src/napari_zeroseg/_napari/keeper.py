@@ -106,8 +106,8 @@ class Keeper:
 
     def offer(self, key: str) -> None:
         """Tell what a download would bring, and ask for consent to its licence."""
-        spec = self._spec(key)
         try:
+            spec = self._spec(key)
             text = offer_of(spec).sentence(spec.title)
         except ZerosegError as error:
             self._fail(error)
@@ -156,9 +156,7 @@ class Keeper:
         )
 
     def _on_unloaded(self, keys: list[str]) -> None:
-        # a model may have left the list since it was loaded
-        known = {key: entry.spec.title for key, entry in self.zoo.entries.items()}
-        names = ", ".join(known.get(key, key) for key in dict.fromkeys(keys))
+        names = ", ".join(self.title(key) for key in dict.fromkeys(keys))
         self._say(f"Unloaded: {names}" if names else "No model was loaded", "good")
 
     def keep_several(self, several: bool) -> None:
@@ -262,7 +260,7 @@ class Keeper:
         outcome.result()
 
     def _on_added(self, key: str) -> None:
-        self._say(f"{self._spec(key).title} works on a test picture and is in the list", "good")
+        self._say(f"{self.title(key)} works on a test picture and is in the list", "good")
         self.added.emit(key)
 
     # Talking to the user
@@ -271,6 +269,11 @@ class Keeper:
         if key not in self.zoo.entries:
             raise UnknownModelError(f"There is no model {key!r} any more: choose one of the list.")
         return self.zoo.entries[key].spec
+
+    def title(self, key: str) -> str:
+        """Name for people; of what is not in the list, or not yet, the key."""
+        entry = self.zoo.entries.get(key)
+        return key if entry is None else entry.spec.title
 
     def _run(self, key: str, doing: str, work: Callable[[Errand], T], done: Callable[[T], None]) -> None:
         def hear(result: T) -> None:

@@ -55,7 +55,7 @@ class ModelsDock(QWidget):
         self._channel = Channel(self.bridge, queue)
         self.keeper = Keeper(self.zoo, self._channel, queue, lambda: shared_engine())
         self._was_docked = False
-        self._key = ""
+        self._wanted = ""
         self._build()
         self._style()
         self._connect()
@@ -146,10 +146,10 @@ class ModelsDock(QWidget):
     def _connect(self) -> None:
         keeper = self.keeper
         self.tree.picked.connect(self.show_model)
-        self.download.clicked.connect(lambda: keeper.offer(self._key))
-        self.verify.clicked.connect(lambda: keeper.verify(self._key))
-        self.remove.clicked.connect(lambda: keeper.offer_removal(self._key))
-        self.bring.clicked.connect(lambda: self._choose_file(self._key))
+        self.download.clicked.connect(lambda: keeper.offer(self.key))
+        self.verify.clicked.connect(lambda: keeper.verify(self.key))
+        self.remove.clicked.connect(lambda: keeper.offer_removal(self.key))
+        self.bring.clicked.connect(lambda: self._choose_file(self.key))
         self.add.clicked.connect(lambda: self._choose_file(""))
         self.unload.clicked.connect(lambda: keeper.unload())
         self.several.toggled.connect(keeper.keep_several)
@@ -181,22 +181,28 @@ class ModelsDock(QWidget):
 
     def show_model(self, key: str) -> None:
         """Show what is known of a model."""
-        if self.keeper.question is not None and key != self._key:
+        if self.keeper.question is not None and key != self.key:
             self.keeper.answer(False)
-        self._key = key
+        self._wanted = key
         self._refresh()
 
     # What there is to show
+
+    @property
+    def key(self) -> str:
+        """The model at hand: the one chosen, unless it is not in the list, or not yet."""
+        entries = self.zoo.entries
+        return self._wanted if self._wanted in entries else next(iter(entries))
 
     def _on_zoo(self) -> None:
         self._channel.post(self._refresh)
 
     def _refresh(self) -> None:
         entries = self.zoo.entries
-        if self._key not in entries:
-            self._key = next(iter(entries))
-        self.tree.show_models(entries.values(), self._key)
-        self._refresh_details(entries[self._key])
+        # Another thread may renew the list at any moment.
+        entry = entries.get(self.key) or next(iter(entries.values()))
+        self.tree.show_models(entries.values(), entry.spec.key)
+        self._refresh_details(entry)
         self.status.show_status(self.keeper.status.text, self.keeper.status.tone)
         self.status.setVisible(bool(self.keeper.status.text))
         self.question.show_question(self.keeper.question)
@@ -219,7 +225,7 @@ class ModelsDock(QWidget):
     def _errand_key(self) -> str:
         """The errand to show: that of the model at hand, else an adding, else any."""
         errands = self.zoo.errands
-        return next((key for key in (self._key, ADDING) if key in errands), next(iter(errands), ""))
+        return next((key for key in (self.key, ADDING) if key in errands), next(iter(errands), ""))
 
     def _refresh_errand(self) -> None:
         errands = dict(self.zoo.errands)
@@ -233,7 +239,7 @@ class ModelsDock(QWidget):
         self._timer.start()
         self.progress.setRange(0, 1000 if errand.total else 0)
         self.progress.setValue(round(1000 * errand.there / errand.total) if errand.total else 0)
-        whose = "" if key in (self._key, ADDING) else f"{self.zoo.entries[key].spec.title}: "
+        whose = "" if key in (self.key, ADDING) else f"{self.keeper.title(key)}: "
         # A style sheet gives a bar without an end no text, so the tool tip has it too.
         self.progress.setFormat(whose + errand.words)
         self.progress.setToolTip(whose + errand.words)

@@ -8,7 +8,6 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_zeroseg._napari.marks import Box, Drawn, Marks, extent_of
 from napari_zeroseg.errors import InputError
@@ -129,12 +128,7 @@ class PhraseMap:
     def patches(self, threshold: float) -> list[Patch]:
         """Mask of each class inside its bounding box."""
         classes = self.classes(threshold)
-        found = ndimage.find_objects(classes, max_label=len(self.phrases))
-        nothing: Patch = (slice(0, 0), slice(0, 0), np.zeros((0, 0), bool))
-        return [
-            nothing if place is None else (place[0], place[1], classes[place] == k)
-            for k, place in enumerate(found, start=1)
-        ]
+        return [_patch_of(classes == k) for k in range(1, len(self.phrases) + 1)]
 
     def heat(self, phrase: str) -> NDArray[np.float32]:
         """Probability of a phrase at each pixel, (H, W), whether another one is likelier or not.
@@ -147,6 +141,14 @@ class PhraseMap:
         # The boxes of a phrase restrict its mask; the map is the same for all of them where the window is.
         maps = [heat_map(prediction) for prediction in self.predictions[self.phrases.index(phrase)]]
         return np.asarray(np.maximum.reduce(maps))
+
+
+def _patch_of(mask: NDArray[np.bool_]) -> Patch:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0), np.zeros((0, 0), bool)
+    r, c = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return r, c, mask[r, c]
 
 
 def probabilities(prediction: Prediction) -> NDArray[np.float32]:
