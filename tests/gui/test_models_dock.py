@@ -287,7 +287,7 @@ def test_unload_and_load_again(make_napari_viewer, open_models, qtbot, shared_me
     )
     rest(dock, qtbot)
     dock.unload.click()
-    until(qtbot, lambda: "Unloaded: MobileSAM" in dock.status.text())
+    until(qtbot, lambda: "Unloaded: " in dock.status.text() and "MobileSAM" in dock.status.text())
     assert not shared_memory._models
     dock.unload.click()
     until(qtbot, lambda: "No model was loaded" in dock.status.text())
