@@ -235,6 +235,8 @@ def _model_key(text: str) -> str:
         return find_model(text).key
     except UnknownModelError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    except ZerosegError:
+        return text  # settings that cannot be read are no fault of this option; the command will say so
 
 
 def _device(text: str) -> str:

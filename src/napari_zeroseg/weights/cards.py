@@ -108,7 +108,14 @@ def read_card(key: str) -> Card | None:
 def cards() -> Iterator[Card]:
     """Yield the cards of all models in the models folder, by name."""
     folder = Settings.from_environment().models_dir
-    for path in sorted(folder.glob(f"*/{CARD}")):
+    try:
+        paths = sorted(folder.glob(f"*/{CARD}"))
+    except OSError as error:
+        _log.warning(
+            "The models folder %s cannot be read (%s): models added by you are left out.", folder, error.strerror
+        )
+        return
+    for path in paths:
         card = read_card(path.parent.name)
         if card is not None and card.key == path.parent.name:
             yield card
