@@ -81,8 +81,7 @@ class PromptAdapter(nn.Module):
         self.static_refined_token = nn.Embedding(1, CHANNELS)
         self.uncertain_mlp = Mlp(2 * CHANNELS, 64, 64, CHANNELS)
         self.refined_mlp = Mlp(2 * CHANNELS, 64, 64, CHANNELS)
-        attention = sam_modules.modeling().transformer.Attention
-        self.cross_attn_token_to_image = attention(CHANNELS, HEADS, downsample_rate=2)
+        self.cross_attn_token_to_image = sam_modules.attention(CHANNELS, HEADS, downsample_rate=2)
 
     def forward(
         self, queries: Tensor, query_pe: Tensor, guided: Tensor, key_pe: Tensor

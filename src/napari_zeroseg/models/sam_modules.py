@@ -7,6 +7,7 @@ alone. It is loaded here from its files under a name of ours, so that nothing ha
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from functools import cache
@@ -59,6 +60,14 @@ def prompt_encoder(input_side: int = INPUT_SIDE) -> Any:
         input_image_size=(input_side, input_side),
         mask_in_chans=16,
     )
+
+
+def attention(channels: int, heads: int, downsample_rate: int) -> Any:
+    """Build the attention layer of SAM's mask decoder, untrained."""
+    modeling()
+    # by its own name: whether the package knows its modules as attributes depends on who imported them first
+    layers = importlib.import_module(f"{_PRIVATE_NAME}.transformer")
+    return layers.Attention(channels, heads, downsample_rate=downsample_rate)
 
 
 def mask_decoder() -> Any:
