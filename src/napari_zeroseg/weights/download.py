@@ -101,6 +101,19 @@ def download_model(
     found = locate(spec)
     if found is not None:
         return found.path
+    _check_allowed(spec, licence_accepted)
+    folder = _made(model_folder(spec.key))
+    with one_at_a_time(folder, cancel or CancelToken()):
+        found = locate(spec)  # another process may have brought it meanwhile
+        if found is not None:
+            return found.path
+        if accept_change:
+            forget_pin(spec.key)
+        return _from_first_that_works(spec, _Watch(progress, cancel or CancelToken(), patience or Patience()))
+
+
+def _check_allowed(spec: ModelSpec, licence_accepted: bool) -> None:
+    """Raise where the user has not accepted the licence, or wants nothing fetched."""
     offer = offer_of(spec)
     if not licence_accepted:
         raise LicenceError(
@@ -112,14 +125,6 @@ def download_model(
             f"{spec.title} is not on this machine, and ZEROSEG_OFFLINE or HF_HUB_OFFLINE forbids downloads: unset it, "
             f"or get the file elsewhere and add it with `zeroseg add FILE --key {spec.key}`."
         )
-    folder = _made(model_folder(spec.key))
-    with one_at_a_time(folder, cancel or CancelToken()):
-        found = locate(spec)  # another process may have brought it meanwhile
-        if found is not None:
-            return found.path
-        if accept_change:
-            forget_pin(spec.key)
-        return _from_first_that_works(spec, _Watch(progress, cancel or CancelToken(), patience or Patience()))
 
 
 class _Watch(NamedTuple):
