@@ -152,22 +152,18 @@ def test_a_model_that_cannot_run_leaves_the_present_one(bench, stack, device):
     assert bench.session.model.device == "auto"
 
 
-def test_opening_the_dock_loads_no_torch_and_is_quick():
+def test_opening_the_dock_loads_no_torch():
     script = """
-import sys, time
+import sys
 import napari
 viewer = napari.Viewer(show=False)
 viewer.add_image(__import__("numpy").zeros((4, 64, 64), "uint8"))
-start = time.perf_counter()
 viewer.window.add_plugin_dock_widget("napari-zeroseg", "Segment")
-seconds = time.perf_counter() - start
-print("torch" in sys.modules, seconds)
+print("torch" in sys.modules)
 viewer.close()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
-    loaded, seconds = done.stdout.split()[-2:]
-    assert loaded == "False"
-    assert float(seconds) < 0.5
+    assert done.stdout.split()[-1] == "False"
 
 
 def test_nothing_is_cut_off_in_a_narrow_dock(bench, stack):
