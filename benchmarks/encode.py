@@ -36,7 +36,7 @@ def main() -> None:
     raw, _ = vnc(options.shared)
     plane = raw[0]
     models = {name: load_model(device="cpu", precision=name) for name in TARGETS}
-    padded = models["float32"]._preprocess(plane).contiguous()
+    padded = models["float32"].pipeline.pixels(plane).contiguous()
     plain = plain_encoder().requires_grad_(False)
     print(machine())
 

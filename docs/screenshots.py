@@ -19,6 +19,7 @@ from typing import Any
 # Both are read at import: no settings of the user in the pictures, no cache of the user in the figures.
 os.environ["NAPARI_CONFIG"] = ""
 os.environ.setdefault("ZEROSEG_CACHE_DIR", tempfile.mkdtemp())
+os.environ["ZEROSEG_DATA_DIR"] = tempfile.mkdtemp()
 
 import napari
 import numpy as np

@@ -17,6 +17,8 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "AutomaticMask": "automatic",
+    "AutomaticOptions": "automatic",
     "CancelToken": "jobs",
     "Embedding": "segmenter",
     "EmbeddingStore": "embeddings",
@@ -25,33 +27,59 @@ _HOMES = {
     "Prediction": "segmenter",
     "Prompt": "prompts",
     "PromptKind": "prompts",
+    "Report": "evaluation.report",
     "Seed": "stack",
     "Segmenter": "segmenter",
     "StackOptions": "stack",
+    "TrainedModel": "training.result",
+    "TrainingConfig": "training.config",
+    "TrainingPair": "training.config",
     "View": "view",
     "ZerosegError": "errors",
+    "encode_stack": "encode_ahead",
+    "evaluate": "evaluation.evaluate",
+    "export_model": "training.result",
+    "find_similar": "cascade",
+    "import_model": "training.result",
     "list_models": "registry",
     "load_model": "registry",
     "open_image": "io.read",
+    "propagate": "propagation",
+    "segment_class": "training.classes",
+    "segment_everything": "automatic",
     "segment_stack": "stack",
+    "segment_text": "cascade",
+    "train": "training.run",
     "write_labels": "io.write",
 }
 
 if TYPE_CHECKING:
     __version__: str
+    from napari_zeroseg.automatic import AutomaticMask, AutomaticOptions, segment_everything
+    from napari_zeroseg.cascade import find_similar, segment_text
     from napari_zeroseg.embeddings import EmbeddingStore
+    from napari_zeroseg.encode_ahead import encode_stack
     from napari_zeroseg.errors import ZerosegError
+    from napari_zeroseg.evaluation.evaluate import evaluate
+    from napari_zeroseg.evaluation.report import Report
     from napari_zeroseg.instances import OverlapPolicy
     from napari_zeroseg.io.read import open_image
     from napari_zeroseg.io.write import write_labels
     from napari_zeroseg.jobs import CancelToken
     from napari_zeroseg.prompts import Prompt, PromptKind
+    from napari_zeroseg.propagation import propagate
     from napari_zeroseg.registry import ModelSpec, list_models, load_model
     from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
     from napari_zeroseg.stack import Seed, StackOptions, segment_stack
+    from napari_zeroseg.training.classes import segment_class
+    from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+    from napari_zeroseg.training.result import TrainedModel, export_model, import_model
+    from napari_zeroseg.training.run import train
     from napari_zeroseg.view import View
 
 __all__ = [
+    "AutomaticMask",
+    "AutomaticOptions",
     "CancelToken",
     "Embedding",
     "EmbeddingStore",
@@ -60,16 +88,30 @@ __all__ = [
     "Prediction",
     "Prompt",
     "PromptKind",
+    "Report",
     "Seed",
     "Segmenter",
     "StackOptions",
+    "TrainedModel",
+    "TrainingConfig",
+    "TrainingPair",
     "View",
     "ZerosegError",
     "__version__",
+    "encode_stack",
+    "evaluate",
+    "export_model",
+    "find_similar",
+    "import_model",
     "list_models",
     "load_model",
     "open_image",
+    "propagate",
+    "segment_class",
+    "segment_everything",
     "segment_stack",
+    "segment_text",
+    "train",
     "write_labels",
 ]
 

@@ -49,6 +49,8 @@ class ModelSpec:
     auto_precision : str
         What "auto" means for this model; "float32" where nobody has yet seen on real pictures that masks stay the same
         in a shorter type.
+    has_openvino : bool
+        Whether the factory also takes ``openvino=True``, to evaluate the image encoder through OpenVINO.
     """
 
     key: str
@@ -67,6 +69,7 @@ class ModelSpec:
     base: str = ""
     about_bytes: int = 0
     auto_precision: str = "auto"
+    has_openvino: bool = False
 
     @property
     def sources(self) -> tuple[WeightsSource, ...]:
@@ -105,6 +108,7 @@ MOBILE_SAM = ModelSpec(
     description="Small and quick on any processor; inside the package, so it works offline.",
     size_name="vit_t",
     memory_bytes=600_000_000,
+    has_openvino=True,
 )
 
 
@@ -122,6 +126,7 @@ def _sam(size: str, file: str, sha256: str, length: int, hub_size: str, memory: 
         size_name=size,
         memory_bytes=memory,
         homepage="https://github.com/facebookresearch/segment-anything",
+        has_openvino=True,
     )
 
 
@@ -175,6 +180,7 @@ MEDSAM = (
         memory_bytes=1_600_000_000,
         homepage=_MEDSAM_HOME,
         licence_note="The record of the file says CC-BY-4.0, the authors' repository Apache-2.0.",
+        has_openvino=True,
     ),
     ModelSpec(
         key="medsam_vit_b_2023_04",
@@ -190,6 +196,7 @@ MEDSAM = (
         memory_bytes=1_600_000_000,
         homepage=_MEDSAM_HOME,
         about_bytes=375_000_000,
+        has_openvino=True,
     ),
     ModelSpec(
         key="lite_medsam",
@@ -205,6 +212,8 @@ MEDSAM = (
         size_name="vit_t",
         memory_bytes=300_000_000,
         homepage=f"{_MEDSAM_HOME}/tree/LiteMedSAM",
+        auto_precision="float32",  # in bf16 single masks of lungs had an IoU of 0.74 with these
+        has_openvino=True,
     ),
 )
 
@@ -271,13 +280,15 @@ def model_of_hash(sha256: str) -> str:
     return _by_hash().get(sha256, "")
 
 
-def named_variant(base: ModelSpec, key: str, title: str, weights: WeightsSource, description: str) -> ModelSpec:
-    """Return the spec of weights that the user has added under a name of their own."""
+def named_variant(
+    base: ModelSpec, key: str, title: str, weights: WeightsSource, description: str, licence: str = "LicenseRef-yours"
+) -> ModelSpec:
+    """Return the spec of weights that the user has added, or fetched from a repository, under a name of their own."""
     return replace(
         base,
         key=key,
         title=title,
-        licence="LicenseRef-yours",
+        licence=licence,
         weights=weights,
         alternatives=(),
         description=description,

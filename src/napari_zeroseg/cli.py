@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import logging
 import re
@@ -15,10 +14,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from napari_zeroseg import cli_models
-from napari_zeroseg.cli_terminal import nobody_reads, print_out, told_to_stop
-from napari_zeroseg.errors import CancelledError, UnknownModelError, WriteError, ZerosegError
-from napari_zeroseg.tiling import NARROWEST
+from napari_zeroseg import (
+    cli_cascade,
+    cli_embed,
+    cli_evaluate,
+    cli_link,
+    cli_models,
+    cli_propagate,
+    cli_segment,
+    cli_train,
+)
+from napari_zeroseg.cli_options import add_model_options, load_chosen
+from napari_zeroseg.cli_terminal import nobody_reads, print_out
+from napari_zeroseg.errors import ZerosegError
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -112,7 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
     cli_models.add_commands(commands)
-    _add_segment(commands)
+    cli_evaluate.add_command(commands)
+    cli_link.add_command(commands)
+    cli_segment.add_command(commands)
+    cli_embed.add_command(commands)
+    cli_propagate.add_command(commands)
+    cli_train.add_commands(commands)
+    cli_cascade.add_commands(commands)
     for command in commands.choices.values():
         how_much = command.add_mutually_exclusive_group()
         how_much.add_argument("--verbose", action="store_true", help="print what is done, and errors in full")
@@ -131,184 +145,17 @@ def _add_demo(commands: Any) -> None:
         "--out", type=Path, default=Path("zeroseg-demo"), metavar="DIR", help="where results go (default: %(default)s)"
     )
     parser.add_argument("--gui", action="store_true", help="open napari with the dock, the layers and the prompts")
-    _add_model_options(parser)
+    add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(command=_demo)
-
-
-def _add_segment(commands: Any) -> None:
-    parser = commands.add_parser(
-        "segment",
-        help="segment a picture or the planes of a stack by points and boxes",
-        description="Segment a picture or the planes of a stack. Each point and each box is an object of its own, "
-        "unless --one-object is given or a file has a column 'object'. A prompt without a plane is for all of "
-        "--planes.",
-    )
-    parser.add_argument(
-        "input", type=Path, metavar="IN", help="TIFF, folder of TIFFs, OME-Zarr, DICOM, PNG, JPEG, .npy"
-    )
-    parser.add_argument(
-        "-o", "--out", type=_labels_path, required=True, help="labels: .tif, .ome.zarr, .npy or .nii.gz"
-    )
-    prompts = parser.add_argument_group("prompts")
-    prompts.add_argument(
-        "--box", action="append", default=[], type=_numbers(4), metavar="R0,C0,R1,C1", help="may be repeated"
-    )
-    prompts.add_argument(
-        "--point", action="append", default=[], type=_numbers(2), metavar="R,C", help="may be repeated"
-    )
-    prompts.add_argument(
-        "--negative",
-        action="append",
-        default=[],
-        type=_numbers(2),
-        metavar="R,C",
-        help="a point on background; may be repeated",
-    )
-    prompts.add_argument("--points", type=Path, metavar="FILE", help="CSV that napari saved for a Points layer")
-    prompts.add_argument("--boxes", type=Path, metavar="FILE", help="CSV that napari saved for a Shapes layer")
-    prompts.add_argument("--one-object", action="store_true", help="all prompts of a plane describe one object")
-    _add_model_options(parser)
-    looks = parser.add_argument_group("how to look")
-    looks.add_argument(
-        "--planes", type=_planes, metavar="0:20", help="planes to do: 3, 0:20, 0:20:2 or 1,4,7 (default: all)"
-    )
-    looks.add_argument("--contrast", type=_numbers(2), metavar="LOW,HIGH", help="pixel values shown black and white")
-    looks.add_argument(
-        "--field", type=_field, default="auto", metavar="auto|plane|PIXELS", help="window to encode (default: auto)"
-    )
-    looks.add_argument(
-        "--overlap", choices=("keep", "replace", "empty"), default="keep", help="what later objects do to earlier ones"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there, or begun by another run")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.set_defaults(command=_segment, complain=parser.error)
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        default="mobile_sam",
-        type=_model_key,
-        metavar="KEY",
-        help="see `zeroseg models` (default: %(default)s)",
-    )
-    group.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint of that model")
-    group.add_argument("--device", default="auto", type=_device, help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
-    group.add_argument("--precision", default="auto", choices=("auto", "float32", "bf16", "fp16"), help="default: auto")
-
-
-def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
-    def parse(text: str) -> tuple[float, ...]:
-        try:
-            values = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if len(values) != count:
-            raise argparse.ArgumentTypeError(f"{count} numbers with commas between them were expected, not {text!r}")
-        return values
-
-    return parse
-
-
-def _planes(text: str) -> str:
-    if not re.fullmatch(r"[-\d\s:,]+", text):
-        raise argparse.ArgumentTypeError(f"3, 0:20, 0:20:2 or 1,4,7 was expected, not {text!r}")
-    return text
-
-
-def _field(text: str) -> str | int:
-    if text in ("auto", "plane"):
-        return text
-    if not text.isdecimal() or int(text) < NARROWEST:
-        raise argparse.ArgumentTypeError(
-            f"auto, plane or a number of pixels from {NARROWEST} was expected, not {text!r}"
-        )
-    return int(text)
-
-
-def _model_key(text: str) -> str:
-    from napari_zeroseg.registry import find_model
-
-    try:
-        return find_model(text).key
-    except UnknownModelError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    except ZerosegError:
-        return text  # settings that cannot be read are no fault of this option; the command will say so
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"auto, cpu, cuda, cuda:1 or mps was expected, not {text!r}")
-    return text
-
-
-def _labels_path(text: str) -> Path:
-    from napari_zeroseg.io.label_formats import label_format
-
-    try:
-        label_format(Path(text))
-    except WriteError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return Path(text)
 
 
 def _demo(options: argparse.Namespace) -> None:
     from napari_zeroseg import demo
 
-    model = _load(options)
+    model = load_chosen(options)
     report = demo.run(options.file, options.out, model)
     if options.json or not options.quiet:
         print_out(json.dumps(report, indent=2) if options.json else demo.as_text(report))
     if options.gui:
         demo.show(demo.em_like() if options.file is None else demo.own(options.file, model))
-
-
-def _segment(options: argparse.Namespace) -> None:
-    from napari_zeroseg.headless import SegmentRun, segment_file
-    from napari_zeroseg.instances import OverlapPolicy
-    from napari_zeroseg.seeds import GivenPrompts
-
-    if not any((options.box, options.point, options.negative, options.points, options.boxes)):
-        options.complain("there is nothing to look for: give --point, --box, --points FILE or --boxes FILE")
-    prompts = GivenPrompts(
-        options.box, options.point, options.negative, options.points, options.boxes, options.one_object
-    )
-    job = SegmentRun(
-        options.input,
-        options.out,
-        prompts,
-        options.planes,
-        options.contrast,
-        options.field,
-        OverlapPolicy(options.overlap),
-        options.overwrite,
-    )
-    try:
-        with told_to_stop():
-            report = segment_file(job, lambda: _load(options), functools.partial(_bar, options.quiet))
-    except KeyboardInterrupt:
-        raise CancelledError("Stopped. Planes that are done are kept: the same command goes on from there.") from None
-    if options.json:
-        print_out(json.dumps(report, indent=2))
-        return
-    for plane in report["planes"]:
-        if plane["fault"]:
-            logging.getLogger(__name__).warning("Plane %d was left empty: %s", plane["plane"], plane["fault"])
-    if not options.quiet:
-        print_out(report["summary"])
-
-
-def _load(options: argparse.Namespace) -> Any:
-    from napari_zeroseg.registry import load_model
-
-    return load_model(options.model, weights=options.weights, device=options.device, precision=options.precision)
-
-
-def _bar(quiet: bool, total: int, done: int) -> Any:
-    """Return a progress bar on stderr, which hides itself where nobody looks."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=done, unit="plane", disable=quiet or not sys.stderr.isatty(), leave=False)

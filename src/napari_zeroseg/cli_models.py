@@ -31,6 +31,7 @@ def add_commands(commands: Any) -> None:
         "on from there.",
     )
     download.add_argument("key", metavar="KEY", help="see `zeroseg models`")
+    download.add_argument("--weights", metavar="OWNER/NAME", help="other weights for it, a repository on a model hub")
     download.add_argument("--accept-licence", action="store_true", help="accept the licence of the weights, unasked")
     download.add_argument(
         "--accept-change", action="store_true", help="take a file that differs from the first download of it"
@@ -97,12 +98,15 @@ def _models(options: argparse.Namespace) -> None:
 
 def _download(options: argparse.Namespace) -> None:
     from napari_zeroseg.registry import download_model, find_model, offer_of
+    from napari_zeroseg.weights.repositories import of_repository
 
     spec = find_model(options.key)
+    if options.weights is not None:
+        spec = of_repository(spec, options.weights)
     was_ready = spec.state == "ready"
     accepted = options.accept_licence
     if not was_ready:
-        offer = offer_of(options.key).sentence(spec.title)
+        offer = offer_of(options.key, weights=options.weights).sentence(spec.title)
         if accepted:
             _log.info("%s", offer)
         else:
@@ -111,7 +115,11 @@ def _download(options: argparse.Namespace) -> None:
         try:
             with told_to_stop():
                 path = download_model(
-                    options.key, licence_accepted=accepted, progress=bar, accept_change=options.accept_change
+                    options.key,
+                    weights=options.weights,
+                    licence_accepted=accepted,
+                    progress=bar,
+                    accept_change=options.accept_change,
                 )
         except KeyboardInterrupt:
             raise CancelledError("Stopped. What has come is kept: the same command goes on from there.") from None

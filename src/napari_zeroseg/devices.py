@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 # OpenMP reads this once, when torch loads it. Waiting threads that spin take the processor from the window and from
@@ -13,27 +14,53 @@ import torch
 from napari_zeroseg.errors import DeviceError, DeviceMemoryError
 from napari_zeroseg.settings import Settings
 
+OPENVINO = "openvino"
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed; imports nothing."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def wants_openvino(name: str = "auto") -> bool:
+    """Whether `name`, or what the settings have for "auto", is "openvino": image encoders through OpenVINO on the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If it is, and the package is not installed.
+    """
+    if _named(name) != OPENVINO:
+        return False
+    if not has_openvino():
+        raise DeviceError("OpenVINO is not installed: run `pip install napari-zeroseg[openvino]`, or use auto or cpu.")
+    return True
+
+
+def _named(name: str) -> str:
+    return Settings.from_environment().device if name == "auto" else name
+
+
 def resolve_device(name: str = "auto") -> torch.device:
-    """Return the torch device of `name`: "auto", "cpu", "mps", "cuda" or "cuda:1".
+    """Return the torch device of `name`: "auto", "cpu", "mps", "cuda", "cuda:1" or "openvino", which is the CPU too.
 
     Raises
     ------
     DeviceError
         If there is no such device on this machine.
     """
-    if name == "auto":
-        name = Settings.from_environment().device
+    name = _named(name)
+    if name == OPENVINO:
+        name = "cpu"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except (RuntimeError, ValueError) as error:
-        raise DeviceError(f"{name!r} is not a device: use auto, cpu, mps, cuda or cuda:1.") from error
+        raise DeviceError(f"{name!r} is not a device: use auto, cpu, openvino, mps, cuda or cuda:1.") from error
     if device.type not in ("cpu", "mps", "cuda"):
-        raise DeviceError(f"{name!r} is not supported: use auto, cpu, mps, cuda or cuda:1.")
+        raise DeviceError(f"{name!r} is not supported: use auto, cpu, openvino, mps, cuda or cuda:1.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("This machine has no Apple GPU that torch can use: choose auto or cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -115,7 +142,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch raised `error` because memory ran out; the CPU's allocator only says so in words."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    # torch's allocator for the CPU, and OpenVINO
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in ("not enough memory", "bad_alloc"))
 
 
 def release(device: torch.device) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ def content_key(picture: NDArray[np.uint8], model_key: str) -> str:
     digest.update(repr((model_key, picture.shape)).encode())
     digest.update(np.ascontiguousarray(picture).data)
     return digest.hexdigest()
+
+
+def as_kept(embedding: Embedding) -> Embedding:
+    """Return the embedding as it will come back from disk, so that a first answer is the same as a later one.
+
+    Values pass through half precision; their type stays.
+    """
+    return replace(embedding, tensors={name: _rounded(tensor) for name, tensor in embedding.tensors.items()})
 
 
 class EmbeddingStore:
@@ -94,9 +103,33 @@ class EmbeddingStore:
                 return True
         return self.folder is not None and self._path(key).is_file()
 
-    def put(self, key: str, embedding: Embedding) -> None:
-        """Keep an embedding; a disk that is full or read-only is reported once and then left alone."""
-        self._hold(key, embedding)
+    def size_of(self, key: str) -> int:
+        """Bytes that the embedding of `key` takes on disk, or in memory where it is only there; 0 where it is not."""
+        if self.folder is not None:
+            with suppress(OSError):
+                return self._path(key).stat().st_size
+        with self._lock:
+            return _size(self._held[key]) if key in self._held else 0
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of the larger of its two places: on disk if there is a folder, else in memory."""
+        return self.memory_bytes if self.folder is None else self.disk_bytes
+
+    def put(self, key: str, embedding: Embedding, in_memory: bool = True) -> None:
+        """Keep an embedding; a disk that is full or read-only is reported once and then left alone.
+
+        Parameters
+        ----------
+        key : str
+            From :func:`content_key`.
+        embedding : Embedding
+        in_memory : bool
+            Hold it in memory too. Who fills the store for later says no, so that what is in use now stays there;
+            without a folder memory is all there is.
+        """
+        if in_memory or self.folder is None:
+            self._hold(key, embedding)
         if self.folder is None:
             return
         path = self._path(key)
@@ -192,16 +225,29 @@ class EmbeddingStore:
         return found
 
 
-def default_store() -> EmbeddingStore:
-    """Return a store in the user's cache folder, with the limits of the settings."""
+def default_store(memory_bytes: int | None = None) -> EmbeddingStore:
+    """Return a store in the user's cache folder, with the limits of the settings.
+
+    Parameters
+    ----------
+    memory_bytes : int, optional
+        A smaller limit for what is held in memory, as for a run that sees each plane once.
+    """
     settings = Settings.from_environment()
-    return EmbeddingStore(settings.cache_dir / "embeddings", settings.memory_bytes, settings.disk_bytes)
+    held = settings.memory_bytes if memory_bytes is None else min(memory_bytes, settings.memory_bytes)
+    return EmbeddingStore(settings.cache_dir / "embeddings", held, settings.disk_bytes)
 
 
 def _as_numpy(tensor: Any) -> NDArray[np.float16]:
     if hasattr(tensor, "detach"):  # torch, which this module does not import
         tensor = tensor.detach().float().cpu().numpy()
     return np.ascontiguousarray(tensor, dtype=np.float16)
+
+
+def _rounded(tensor: Any) -> Any:
+    if hasattr(tensor, "half"):  # torch, which this module does not import
+        return tensor.half().to(tensor.dtype)
+    return np.asarray(tensor, np.float16).astype(tensor.dtype)
 
 
 def _size(embedding: Embedding) -> int:

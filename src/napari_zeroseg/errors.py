@@ -31,6 +31,22 @@ class WeightsError(ZerosegError, RuntimeError):
     """Weights are missing, damaged, unsafe or of another model."""
 
 
+class ChangedWeightsError(WeightsError):
+    """A place gives other weights than the first time, and no published hash says which are right.
+
+    Parameters
+    ----------
+    change : str
+        The difference; kept by itself, since what to do about it is another thing in a terminal than in a dock.
+    remedy : str
+        What to do.
+    """
+
+    def __init__(self, change: str, remedy: str = "") -> None:
+        super().__init__(f"{change} {remedy}".strip())
+        self.change = change
+
+
 class DownloadError(ZerosegError, ConnectionError):
     """A file could not be fetched; what has come of it is kept for the next try."""
 
@@ -43,12 +59,20 @@ class UnknownModelError(ZerosegError, LookupError):
     """No model of that name is registered."""
 
 
+class BrokenModelError(ZerosegError, RuntimeError):
+    """A model of another package cannot be built."""
+
+
 class DeviceError(ZerosegError, RuntimeError):
     """A device or precision is not available here."""
 
 
 class DeviceMemoryError(ZerosegError, MemoryError):
     """The device's memory is not enough, even after the smaller ways were tried."""
+
+
+class ClusterError(ZerosegError, ConnectionError):
+    """The scheduler or the workers of a cluster are missing or gone; planes that are done are kept."""
 
 
 class CancelledError(ZerosegError):

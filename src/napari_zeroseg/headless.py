@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
 from napari_zeroseg import provenance
-from napari_zeroseg.embeddings import default_store
+from napari_zeroseg.automatic import AutomaticOptions, write_table
+from napari_zeroseg.automatic.masks import OnTop
+from napari_zeroseg.automatic.table import checked_table, row
 from napari_zeroseg.errors import InputError, WriteError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
-from napari_zeroseg.io.targets import checked_target, remove
-from napari_zeroseg.io.write import LabelsWriter
+from napari_zeroseg.io.targets import checked_target
+from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.seeds import GivenPrompts, gather_seeds, planes_of
 from napari_zeroseg.segmenter import Segmenter
-from napari_zeroseg.stack import PlaneReport, Seed, StackOptions, segment_planes
+from napari_zeroseg.stack import FoundReport, PlaneReport, Search, StackOptions
+from napari_zeroseg.tasks import ByPrompts, Everything, Here, PlaneTask, Runner, keep, kept, read_report
 from napari_zeroseg.view import FieldChoice
 
 _log = logging.getLogger(__name__)
@@ -48,19 +51,70 @@ class SegmentRun:
     overlap : OverlapPolicy
     overwrite : bool
         Replace `out` if it is there, and the planes of another unfinished run.
+    automatic : AutomaticRun, optional
+        Look for everything instead of what prompts point at.
     """
 
     source: Path
     out: Path
-    prompts: GivenPrompts
+    prompts: GivenPrompts = dataclass_field(default_factory=GivenPrompts)
     planes: str | None = None
     contrast: tuple[float, ...] | None = None
     field: FieldChoice = "auto"
     overlap: OverlapPolicy = OverlapPolicy.KEEP
     overwrite: bool = False
+    automatic: AutomaticRun | None = None
 
 
-def segment_file(job: SegmentRun, load: Callable[[], Segmenter], bar: Callable[[int, int], Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class AutomaticRun:
+    """What to look for where nothing is pointed at.
+
+    Attributes
+    ----------
+    options : AutomaticOptions
+    least, most : float, optional
+        Area of objects that are kept.
+    is_physical : bool
+        These areas are in the unit of the picture's spacing squared; else in pixels.
+    on_top : "area", "predicted_iou" or "stability_score"
+        As for :func:`to_labels`.
+    table : Path, optional
+        Where the table of objects goes; left out, beside the labels.
+    """
+
+    options: AutomaticOptions = dataclass_field(default_factory=AutomaticOptions)
+    least: float | None = None
+    most: float | None = None
+    is_physical: bool = False
+    on_top: OnTop = "area"
+    table: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with which planes, and what is told of it.
+
+    Attributes
+    ----------
+    planes : list of int
+    task : PlaneTask
+    table : callable or None
+        Writes a table of all objects, from the reports of the planes in order. Where there is one, the objects are
+        told there and not in the provenance: there may be more than fit into memory.
+    """
+
+    planes: list[int]
+    task: PlaneTask
+    table: Callable[[Iterable[PlaneReport]], object] | None = None
+
+
+def segment_file(
+    job: SegmentRun,
+    load: Callable[[], Segmenter],
+    bar: Callable[[int, int], Any],
+    spread: Callable[[Path], Runner] | None = None,
+) -> dict[str, Any]:
     """Segment ``job.source`` into ``job.out``, with the provenance as JSON beside it.
 
     Planes that an interrupted run of the same settings has done are not done again. Each plane is safe, with its
@@ -73,6 +127,8 @@ def segment_file(job: SegmentRun, load: Callable[[], Segmenter], bar: Callable[[
         Loads the model; called once the input and the prompts are known to be good.
     bar : callable
         Makes a progress bar from (planes in all, planes already done).
+    spread : callable, optional
+        Makes, from the path of the input, what does the planes elsewhere; `load` is not called then.
 
     Returns
     -------
@@ -89,59 +145,99 @@ def segment_file(job: SegmentRun, load: Callable[[], Segmenter], bar: Callable[[
     with only_run_on(out):
         picture = open_image(source)
         series = picture.planes()
+        planes = planes_of(job.planes, len(series))
         options = StackOptions(_limits(job, picture), job.field, job.overlap)
-        seeds = gather_seeds(job.prompts, series, planes_of(job.planes, len(series)))
-        model = load()
-        run, settings = provenance.run_of(source, model, seeds, options)
-        if out.exists() and not job.overwrite:
-            return _there_already(out, run)
+        table = None if job.automatic is None else checked_table(job.automatic.table or _beside(out))
+        search = None if job.automatic is None else _search(job.automatic, picture)
+        seeds = {} if search is not None else gather_seeds(job.prompts, series, planes)
+        runner = Here(series, load()) if spread is None else spread(source)
+        automatic = None if search is None else {**asdict(search), "planes": planes}
+        run, settings = provenance.run_of(source, runner.model, seeds, options, automatic)
+        if out.exists() and not job.overwrite and not is_growing(out):
+            return _there_already(out, run, table)
         begun = {"out": str(out), "run": run, "settings": settings, "started": provenance.now()}
+        if search is None:
+            work = _Work(list(seeds), ByPrompts(seeds, options))
+        else:
+            assert table is not None
+            begun["table"] = str(table)
+            work = _Work(
+                planes, Everything(search, options), lambda reports: write_table(table, _rows(reports, picture))
+            )
         shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
-        segment = functools.partial(segment_planes, series, model, options=options, store=default_store())
-        return _write(_writer(job, out, shape, picture, run), seeds, segment, bar, begun)
+        return _write(_writer(job, out, shape, picture, run), work, runner, bar, begun)
 
 
-def _there_already(out: Path, run: str) -> dict[str, Any]:
+def _search(automatic: AutomaticRun, picture: Picture) -> Search:
+    spacing = _spacing(picture) if automatic.is_physical else None
+    if automatic.is_physical and spacing is None:
+        raise InputError(
+            f"{picture.name} does not say how large its pixels are: give areas in pixels, or a picture with a spacing."
+        )
+    return Search(automatic.options, automatic.least, automatic.most, spacing, automatic.on_top)
+
+
+def _spacing(picture: Picture) -> tuple[float, float] | None:
+    known = picture.spacing
+    return (known["Y"], known["X"]) if {"Y", "X"} <= known.keys() else None
+
+
+def _rows(reports: Iterable[PlaneReport], picture: Picture) -> Iterable[dict[str, Any]]:
+    """The table of all objects; their area is also told in the picture's unit, where it is known."""
+    spacing, unit = _spacing(picture), picture.units.get("Y", "unit")
+    for report in reports:
+        for one in report.objects:
+            if isinstance(one, FoundReport):
+                told = row(one.label, report.plane, one.area, (one.score, one.stability), one.box)
+                yield told if spacing is None else {**told, f"area_{unit}2": one.area * spacing[0] * spacing[1]}
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(out.name + ".csv")
+
+
+def _there_already(out: Path, run: str, table: Path | None) -> dict[str, Any]:
     found = provenance.read(out)
-    if found.get("run") == run:
+    if found.get("run") == run and (table is None or table.exists()):
         return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
+    if found.get("run") == run:
+        raise WriteError(f"{out} is already there but its table {table} is not: add --overwrite to make both again.")
     raise WriteError(
         f"{out} is already there and is not from this run: choose another name, or add --overwrite to replace it."
     )
 
 
 def _write(
-    writer: LabelsWriter,
-    seeds: dict[int, list[Seed]],
-    segment: Callable[[dict[int, list[Seed]]], Iterable[tuple[PlaneReport, Any]]],
-    bar: Callable[[int, int], Any],
-    begun: dict[str, Any],
+    writer: LabelsWriter, work: _Work, runner: Runner, bar: Callable[[int, int], Any], begun: dict[str, Any]
 ) -> dict[str, Any]:
     """Do the planes that are left, and write the labels and their provenance."""
     start = time.perf_counter()
-    reports = {plane: report for plane in writer.done & seeds.keys() if (report := _kept(writer, plane))}
-    before = sorted(reports)
-    left = {plane: several for plane, several in seeds.items() if plane not in reports}
+    tally = _Tally(work.table is not None)
+    for plane in sorted(writer.done.intersection(work.planes)):
+        if report := kept(writer.folder, plane):
+            tally.add(report)
+    before = sorted(tally.reports)
+    left = [plane for plane in work.planes if plane not in tally.reports]
     try:
-        with bar(len(seeds), len(before)) as progress:
-            for report, labels in segment(left):
-                # the plane comes last: it counts as done when it is there
-                provenance.write_json(_report_file(writer, report.plane), report.as_dict())
-                writer.write(report.plane, labels)
-                reports[report.plane] = report
+        with bar(len(work.planes), len(before)) as progress:
+            for report, labels in runner.run(work.task, left, tally.last_label + 1, writer):
+                if labels is not None:
+                    keep(writer, report, labels)
+                tally.add(report)
                 _log.debug("Plane %d: %d objects, %.2f s.", report.plane, len(report.objects), report.seconds)
                 progress.update()
-        told = [reports[plane] for plane in seeds]
-        _raise_if_nothing(told)
+        _raise_if_nothing([tally.reports[plane] for plane in work.planes])
     except BaseException:
-        if all(report.fault for report in reports.values()):
+        if all(report.fault for report in tally.reports.values()):
             writer.discard()  # nothing to take up, so nothing that stands in the way of other settings
         raise
+    if work.table is not None:
+        work.table(read_report(writer.folder, plane) for plane in work.planes)
     seconds = time.perf_counter() - start
     result = {
         **begun,
-        "summary": _summary(writer.path, told, before, seconds),
-        "planes": [report.as_dict() for report in told],
+        "summary": _summary(writer.path, tally, before, seconds),
+        "planes": [tally.told(plane) for plane in work.planes],
         "planes_done_before": before,
         "seconds": round(seconds, 3),
         "finished": provenance.now(),
@@ -151,6 +247,45 @@ def _write(
     writer.close()
     provenance.commit(writer.path)
     return result
+
+
+class _Tally:
+    """What has been done on all planes; of the objects their number alone, where there may be very many.
+
+    Parameters
+    ----------
+    is_short : bool
+        Keep only how many objects there are.
+    """
+
+    def __init__(self, is_short: bool) -> None:
+        self.reports: dict[int, PlaneReport] = {}
+        self.last_label = 0
+        self.nothing = 0
+        self._is_short = is_short
+        self._counts: dict[int, int] = {}
+        self._labels: set[int] = set()
+
+    @property
+    def objects(self) -> int:
+        """How many objects there are; one on several planes is one."""
+        return sum(self._counts.values()) if self._is_short else len(self._labels)
+
+    def add(self, report: PlaneReport) -> None:
+        """Count a plane."""
+        self.last_label = max([self.last_label, *(item.label for item in report.objects)])
+        self.nothing += sum(not item.area for item in report.objects)
+        self._counts[report.plane] = len(report.objects)
+        if self._is_short:
+            report = replace(report, objects=())
+        else:
+            self._labels.update(item.label for item in report.objects if item.area)
+        self.reports[report.plane] = report
+
+    def told(self, plane: int) -> dict[str, Any]:
+        """The report of a plane as plain values."""
+        values = self.reports[plane].as_dict()
+        return {**values, "objects": self._counts[plane]} if self._is_short else values
 
 
 def _check_apart(source: Path, out: Path) -> None:
@@ -168,24 +303,11 @@ def _writer(job: SegmentRun, out: Path, shape: Sequence[int], picture: Picture, 
         return make()
     except WriteError:
         # planes of another run wait there: they go if the user says so, or if there are none
-        waiting = out.with_name(f".{out.name}.partial")
-        if not waiting.is_dir() or (any(waiting.glob("*.tif")) and not job.overwrite):
+        waiting = journal_of(out)
+        if not waiting.is_dir() or (planes_in(waiting) and not job.overwrite):
             raise
-        remove(waiting)
+        discard(out)
         return make()
-
-
-def _report_file(writer: LabelsWriter, plane: int) -> Path:
-    return writer.folder / f"{plane:06d}.json"
-
-
-def _kept(writer: LabelsWriter, plane: int) -> PlaneReport | None:
-    """The report of a plane that was done before; None if it is to be done again."""
-    try:
-        report = PlaneReport.from_dict(json.loads(_report_file(writer, plane).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return None if report.fault else report  # what could not be read then may be readable now
 
 
 def _raise_if_nothing(reports: Sequence[PlaneReport]) -> None:
@@ -196,15 +318,13 @@ def _raise_if_nothing(reports: Sequence[PlaneReport]) -> None:
         raise InputError(many + first.fault)
 
 
-def _summary(out: Path, reports: Sequence[PlaneReport], before: Sequence[int], seconds: float) -> str:
-    objects = {item.label for report in reports for item in report.objects if item.area}
-    nothing = sum(not item.area for report in reports for item in report.objects)
-    empty = sum(bool(report.fault) for report in reports)
-    told = f"{out}: {_count(len(objects), 'object')} on {_count(len(reports) - empty, 'plane')} in {seconds:.1f} s."
+def _summary(out: Path, tally: _Tally, before: Sequence[int], seconds: float) -> str:
+    done = sum(not report.fault for report in tally.reports.values())
+    told = f"{out}: {_count(tally.objects, 'object')} on {_count(done, 'plane')} in {seconds:.1f} s."
     if before:
         told += f" {_count(len(before), 'plane')} had been done by the run before."
-    if nothing:
-        told += f" {_count(nothing, 'prompt')} found nothing."
+    if tally.nothing:
+        told += f" {_count(tally.nothing, 'prompt')} found nothing."
     return told
 
 

@@ -22,11 +22,7 @@ class OverlapPolicy(StrEnum):
     """Only empty pixels are filled: nothing that has a label changes, not even the object's own."""
 
 
-Changes = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]
-"""Rows, columns and the new label at each."""
-
-
-def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> Changes:
+def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> NDArray[np.bool_]:
     """Say which pixels of a plane to write so that an object gets the pixels of `patch`.
 
     Parameters
@@ -41,8 +37,9 @@ def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: Overl
 
     Returns
     -------
-    Changes
-        Only pixels whose label changes. What the object had before outside the mask is left to :func:`erasure`.
+    (h, w) bool array
+        Of the patch's box: the pixels whose label changes. What the object had before outside the mask is left to
+        :func:`erasure`.
 
     Raises
     ------
@@ -54,13 +51,11 @@ def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: Overl
         raise InputError(f"{labels.dtype} labels hold ids up to {most}; got {label}: use labels of a wider type.")
     rows, columns, mask = patch
     present = np.asarray(labels[rows, columns])
-    wanted = mask & ((present != label) if policy is OverlapPolicy.REPLACE else (present == 0))
-    r, c = np.nonzero(wanted)
-    return r + rows.start, c + columns.start, np.full(len(r), label, np.int64)
+    return np.asarray(mask & ((present != label) if policy is OverlapPolicy.REPLACE else (present == 0)))
 
 
-def erasure(labels: NDArray[np.integer], patch: Patch, label: int) -> Changes:
-    """Say which pixels of object `label` lie outside `patch`, to be emptied when it is drawn again.
+def erasure(labels: NDArray[np.integer], patch: Patch, label: int) -> NDArray[np.bool_]:
+    """Say which pixels of object `label` lie outside `patch`, (H, W) bool, to be emptied when it is drawn again.
 
     Parameters
     ----------
@@ -68,17 +63,11 @@ def erasure(labels: NDArray[np.integer], patch: Patch, label: int) -> Changes:
     patch : tuple of (rows, columns, mask)
         The object's new shape.
     label : int
-
-    Returns
-    -------
-    Changes
-        The new label of each is 0.
     """
     rows, columns, mask = patch
     outside = np.asarray(labels) == label
     outside[rows, columns] &= ~mask
-    r, c = np.nonzero(outside)
-    return r, c, np.zeros(len(r), np.int64)
+    return np.asarray(outside)
 
 
 def write(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> int:
@@ -90,6 +79,6 @@ def write(labels: NDArray[np.integer], patch: Patch, label: int, policy: Overlap
     patch, label, policy
         As for :func:`changes`.
     """
-    rows, columns, values = changes(labels, patch, label, policy)
-    labels[rows, columns] = values
-    return len(rows)
+    changed = changes(labels, patch, label, policy)
+    labels[patch[0], patch[1]][changed] = label
+    return int(np.count_nonzero(changed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import mmap
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -165,7 +166,8 @@ class Planes:
         Returns
         -------
         (H, W) or (H, W, 3) ndarray
-            In native byte order; an alpha channel is dropped. It may share memory with the data: do not write to it.
+            In native byte order; an alpha channel is dropped. It may share memory with an array in memory: do not
+        write to it. Of a memory-mapped file it is a copy, and the file's pages are given back.
 
         Raises
         ------
@@ -178,7 +180,7 @@ class Planes:
         for axis, i in zip(self.index_axes, self.index(index), strict=True):
             selection[axis] = i
         try:
-            plane = np.asarray(self.data[tuple(selection)])
+            plane = _let_go(np.asarray(self.data[tuple(selection)]))
         except ZerosegError:
             raise
         except MemoryError as error:
@@ -196,6 +198,20 @@ class Planes:
                 self._alpha_told = True
             plane = plane[..., :3]
         return plane.astype(plane.dtype.newbyteorder("="), copy=False)
+
+
+def _let_go(plane: NDArray[Any]) -> NDArray[Any]:
+    """Copy what is mapped from a file and give its pages back; else a run over a stack comes to hold all of it."""
+    root: Any = plane
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    # of a writable one changes could be lost that are in memory alone (numpy's mode "c")
+    if not isinstance(root.base, mmap.mmap) or root.flags.writeable:
+        return plane
+    copy = plane.copy()
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        root.base.madvise(mmap.MADV_DONTNEED)
+    return copy
 
 
 def finest_level(data: object) -> LazyArray:

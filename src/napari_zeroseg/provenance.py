@@ -7,14 +7,15 @@ import hashlib
 import json
 import platform
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from napari_zeroseg.catalogue import ModelSpec
 from napari_zeroseg.errors import WriteError
 from napari_zeroseg.prompts import Prompt
-from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.stack import Seed, StackOptions
 
 
@@ -53,10 +54,31 @@ def _prompt_values(prompt: Prompt) -> dict[str, Any]:
     return values
 
 
+class KnownModel(Protocol):
+    """A model by its name and its hash, wherever it is loaded."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its row in the table of models."""
+        ...
+
+    @property
+    def model_key(self) -> str:
+        """Hash of its weights, and the version of its preprocessing."""
+        ...
+
+
 def run_of(
-    source: Path, model: Segmenter, seeds: dict[int, list[Seed]], options: StackOptions
+    source: Path,
+    model: KnownModel,
+    seeds: dict[int, list[Seed]],
+    options: StackOptions,
+    automatic: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Return a hash of everything that the result depends on, and these things themselves."""
+    """Return a hash of everything that the result depends on, and these things themselves.
+
+    `automatic` tells what is searched for without prompts, and on which planes.
+    """
     settings: dict[str, Any] = {
         "input": identity_of(source),
         "model": model.spec.key,
@@ -67,6 +89,8 @@ def run_of(
         "overlap": str(options.policy),
         "version": version("napari-zeroseg"),
     }
+    if automatic is not None:
+        settings["automatic"] = dict(automatic)
     # not where the input lies: another node of a cluster may see it elsewhere
     deciding = {**settings, "input": settings["input"]["stamp"]}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16], settings

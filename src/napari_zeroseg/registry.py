@@ -6,18 +6,19 @@ import importlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg import weights as weight_files
 from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM, ModelSpec, named_variant
-from napari_zeroseg.errors import UnknownModelError, WriteError, ZerosegError
+from napari_zeroseg.errors import BrokenModelError, DeviceError, UnknownModelError, WriteError, ZerosegError
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource
-from napari_zeroseg.weights.cards import cards
+from napari_zeroseg.weights.cards import OWN, cards
+from napari_zeroseg.weights.repositories import SEE_REPOSITORY, of_repository
 from napari_zeroseg.weights.sources import ADDED
 
 if TYPE_CHECKING:
@@ -65,14 +66,16 @@ def list_models() -> list[ModelSpec]:
         else:
             _log.warning("The entry point %s names no ModelSpec and is left out.", entry.value)
     for card in cards():
-        if card.key in found:
+        was_added = card.hash_from == OWN
+        if card.key in found or not (was_added or card.is_complete):  # of a removed download, the hash stays
             continue
         if card.base not in found:
             _log.warning("%s is a variant of %s, which is not installed, and is left out.", card.key, card.base)
             continue
         source = WeightsSource(f"{ADDED}{card.file}", card.sha256, card.size)
         origin = f"Added from {card.source} on {card.date[:10]}, as a variant of {found[card.base].title}."
-        found[card.key] = named_variant(found[card.base], card.key, card.title, source, origin)
+        licence = "LicenseRef-yours" if was_added else SEE_REPOSITORY
+        found[card.key] = named_variant(found[card.base], card.key, card.title, source, origin, licence)
     return list(found.values())
 
 
@@ -103,11 +106,13 @@ def load_model(
     ----------
     key : str
         One of :func:`list_models`.
-    weights : path or state dict, optional
-        A checkpoint (.pt, .pth, .safetensors, or a folder that transformers saved) or its tensors by name; left out,
-        the model's own.
+    weights : path, state dict or str, optional
+        A checkpoint (.pt, .pth, .safetensors, or a folder that transformers saved), its tensors by name, or a
+        repository on a hub ("facebook/sam-vit-base") that is on this machine already, in a hub's cache, in a local
+        folder or by :func:`download_model`; left out, the model's own.
     device : str
-        "auto" (CUDA, else Apple's GPU, else the CPU), "cpu", "mps", "cuda" or "cuda:1".
+        "auto" (CUDA, else Apple's GPU, else the CPU), "cpu", "mps", "cuda", "cuda:1" or "openvino": the CPU, with the
+        image encoder in OpenVINO (``pip install napari-zeroseg[openvino]``), which is converted once and kept.
     precision : str
         "auto" (bf16 where the processor computes in it, else float32), "float32", "bf16" or "fp16".
 
@@ -121,20 +126,54 @@ def load_model(
 
 
 def _build(spec: ModelSpec, weights: Weights, device: str, precision: str) -> Segmenter:
-    from napari_zeroseg.devices import check_room, resolve_device, resolve_precision
+    from napari_zeroseg.devices import check_room, resolve_device, resolve_precision, wants_openvino
 
+    through_openvino = wants_openvino(device)
+    if through_openvino and not spec.has_openvino:
+        raise DeviceError(f"{spec.title} does not run through OpenVINO: choose cpu as device.")
     chosen = resolve_device(device)
     dtype = resolve_precision(spec.auto_precision if precision == "auto" else precision, chosen)
     instead = DEFAULT_MODEL if chosen.type == "cpu" else f"{DEFAULT_MODEL} or the CPU"
-    check_room(spec.memory_bytes * dtype.itemsize // 4, chosen, spec.title, instead)
-    module, function = spec.factory.split(":")
-    build = getattr(importlib.import_module(module), function)
-    model: Segmenter = build(spec, weights, chosen, dtype)
-    return model
+    # converting for OpenVINO goes through float32, whatever is computed in afterwards
+    itemsize = 4 if through_openvino else dtype.itemsize
+    check_room(spec.memory_bytes * itemsize // 4, chosen, spec.title, instead)
+    options = {"openvino": True} if through_openvino else {}
+    with _blaming_the_package(spec):
+        module, _, function = spec.factory.partition(":")
+        build = getattr(importlib.import_module(module), function)
+        model = build(spec, weights, chosen, dtype, **options)
+        if not isinstance(model, Segmenter):
+            raise TypeError(f"{spec.factory} returned {type(model).__name__}, which is no Segmenter")
+        return model
 
 
-def offer_of(key: str) -> Offer:
+@contextmanager
+def _blaming_the_package(spec: ModelSpec) -> Iterator[None]:
+    """Name the package whose model cannot be built; our own faults and all errors for the user pass as they are."""
+    from napari_zeroseg.devices import is_out_of_memory
+
+    package = spec.factory.partition(":")[0].partition(".")[0]
+    try:
+        yield
+    except Exception as error:
+        if package == __name__.partition(".")[0] or isinstance(error, ZerosegError) or is_out_of_memory(error):
+            raise
+        name = packages_distributions().get(package, [package])[0]
+        raise BrokenModelError(
+            f"{spec.title} cannot be loaded, by a fault of the package {name} ({type(error).__name__}: {error}): "
+            f"update it with `pip install --upgrade {name}`, or tell its authors."
+        ) from error
+
+
+def offer_of(key: str, *, weights: str | None = None) -> Offer:
     """Return what a download would bring (size, hosts, licence), to show before it starts.
+
+    Parameters
+    ----------
+    key : str
+        One of :func:`list_models`.
+    weights : str, optional
+        A repository on a hub in place of the model's own weights, as for :func:`load_model`.
 
     Raises
     ------
@@ -143,23 +182,32 @@ def offer_of(key: str) -> Offer:
     """
     from napari_zeroseg.weights import download
 
-    return download.offer_of(find_model(key))
+    return download.offer_of(_wanted(key, weights))
+
+
+def _wanted(key: str, repository: str | None) -> ModelSpec:
+    spec = find_model(key)
+    return spec if repository is None else of_repository(spec, repository)
 
 
 def download_model(
     key: str,
     *,
+    weights: str | None = None,
     licence_accepted: bool,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
     accept_change: bool = False,
     patience: Patience | None = None,
 ) -> Path:
-    """Download a model's weights and return their path; see :func:`napari_zeroseg.weights.download.download_model`."""
+    """Download a model's weights and return their path; see :func:`napari_zeroseg.weights.download.download_model`.
+
+    `weights` names a repository on a hub in place of the model's own weights, as for :func:`load_model`.
+    """
     from napari_zeroseg.weights import download
 
     return download.download_model(
-        find_model(key),
+        _wanted(key, weights),
         licence_accepted=licence_accepted,
         progress=progress,
         cancel=cancel,

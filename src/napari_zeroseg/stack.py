@@ -6,12 +6,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg import instances
+from napari_zeroseg.automatic import AutomaticOptions, filter_area, segment_everything, to_labels
+from napari_zeroseg.automatic.masks import OnTop
+from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.instances import OverlapPolicy
@@ -68,6 +72,14 @@ class ObjectReport:
 
 
 @dataclass(frozen=True)
+class FoundReport(ObjectReport):
+    """What was found without a prompt: its stability and box besides, and the pixels of the whole mask as its area."""
+
+    stability: float
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
 class PlaneReport:
     """What was done on one plane.
 
@@ -94,7 +106,11 @@ class PlaneReport:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PlaneReport:
         """The report that :meth:`as_dict` told."""
-        return cls(**{**values, "objects": tuple(ObjectReport(**item) for item in values["objects"])})
+        return cls(**{**values, "objects": tuple(_object_report(item) for item in values["objects"])})
+
+
+def _object_report(values: Mapping[str, Any]) -> ObjectReport:
+    return FoundReport(**{**values, "box": tuple(values["box"])}) if "box" in values else ObjectReport(**values)
 
 
 @dataclass(frozen=True)
@@ -240,19 +256,105 @@ def segment_planes(
     for seed in (seed for several in seeds.values() for seed in several):
         seed.prompt.check_on(series.plane_shape)  # not after hours
     for number, wanted in seeds.items():
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        start = time.perf_counter()
-        labels = np.zeros(series.plane_shape, np.int32)
-        objects: tuple[ObjectReport, ...] = ()
-        fault = ""
-        try:
-            picture = _picture(series, number, options.limits)
-        except (InputError, ReadError) as error:
-            fault = str(error)
-        else:
-            objects = _segment_plane(View(model, picture, store), wanted, labels, options, cancel)
-        yield PlaneReport(number, objects, time.perf_counter() - start, fault), labels
+
+        def segment(picture: NDArray[np.uint8], wanted: Sequence[Seed] = wanted) -> Answer:
+            return _segment_plane(View(model, picture, store), wanted, options, cancel)
+
+        yield _one_plane(series, number, options, segment, cancel)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is looked for on planes without prompts, and how it is drawn.
+
+    Attributes
+    ----------
+    options : AutomaticOptions
+    least, most : float, optional
+        Area of masks that are kept, in pixels or in the unit of `spacing` squared.
+    spacing : tuple of float, optional
+        Distance of neighbouring (rows, columns).
+    on_top : "area", "predicted_iou" or "stability_score"
+        As for :func:`to_labels`.
+    """
+
+    options: AutomaticOptions = dataclass_field(default_factory=AutomaticOptions)
+    least: float | None = None
+    most: float | None = None
+    spacing: tuple[float, float] | None = None
+    on_top: OnTop = "area"
+
+    def __post_init__(self) -> None:
+        filter_area((), self.least, self.most, self.spacing)  # not after hours
+
+
+def search_planes(
+    series: Planes,
+    model: Segmenter,
+    numbers: Sequence[int],
+    search: Search,
+    options: StackOptions,
+    *,
+    first: int = 1,
+    store: EmbeddingStore | None = None,
+    cancel: CancelToken | None = None,
+) -> Iterator[tuple[PlaneReport, NDArray[np.int32]]]:
+    """Find everything on planes; yield the report and the (H, W) int32 labels of each.
+
+    Parameters
+    ----------
+    series : Planes
+    model : Segmenter
+        One that takes points.
+    numbers : sequence of int
+        Planes to do.
+    search : Search
+    options : StackOptions
+        Of which the limits count.
+    first : int
+        Label of the first object; those of later planes follow, so that no label is there twice.
+    store, cancel
+        As for :func:`segment_stack`.
+
+    Raises
+    ------
+    InputError
+        If the model takes no points. A plane that is constant or cannot be read is reported and left empty.
+    CancelledError
+        If `cancel` was raised.
+    """
+    check_takes_points(model)
+    store = store if store is not None else EmbeddingStore()
+    for number in numbers:
+
+        def segment(picture: NDArray[np.uint8], first: int = first) -> Answer:
+            return _search_plane(View(model, picture, store), search, first, cancel)
+
+        report, labels = _one_plane(series, number, options, segment, cancel)
+        first += len(report.objects)
+        yield report, labels
+
+
+Answer = tuple[tuple[ObjectReport, ...], NDArray[np.int32]]
+"""The objects of a plane, and its labels."""
+
+
+def _one_plane(
+    series: Planes,
+    number: int,
+    options: StackOptions,
+    segment: Callable[[NDArray[np.uint8]], Answer],
+    cancel: CancelToken | None,
+) -> tuple[PlaneReport, NDArray[np.int32]]:
+    if cancel is not None:
+        cancel.raise_if_cancelled()
+    start = time.perf_counter()
+    try:
+        picture = _picture(series, number, options.limits)
+    except (InputError, ReadError) as error:
+        return PlaneReport(number, (), time.perf_counter() - start, str(error)), np.zeros(series.plane_shape, np.int32)
+    objects, labels = segment(picture)
+    return PlaneReport(number, objects, time.perf_counter() - start), labels
 
 
 def _picture(series: Planes, number: int, limits: tuple[float, float] | None) -> NDArray[np.uint8]:
@@ -267,16 +369,21 @@ def _picture(series: Planes, number: int, limits: tuple[float, float] | None) ->
     return picture
 
 
-def _segment_plane(
-    view: View,
-    seeds: Sequence[Seed],
-    labels: NDArray[np.int32],
-    options: StackOptions,
-    cancel: CancelToken | None,
-) -> tuple[ObjectReport, ...]:
+def _segment_plane(view: View, seeds: Sequence[Seed], options: StackOptions, cancel: CancelToken | None) -> Answer:
     predictions = view.predict([seed.prompt for seed in seeds], None, options.field, cancel)
+    labels = np.zeros(view.shape, np.int32)
     reports = []
     for seed, prediction in zip(seeds, predictions, strict=True):
         area = instances.write(labels, prediction.patch(), seed.label, options.policy)
         reports.append(ObjectReport(seed.label, float(prediction.scores[prediction.best]), area))
-    return tuple(reports)
+    return tuple(reports), labels
+
+
+def _search_plane(view: View, search: Search, first: int, cancel: CancelToken | None) -> Answer:
+    found = segment_everything(view.model, view, search.options, cancel=cancel)
+    masks = filter_area(found, search.least, search.most, search.spacing)
+    reports = tuple(
+        FoundReport(first + i, mask.predicted_iou, mask.area, mask.stability_score, mask.box)
+        for i, mask in enumerate(masks)
+    )
+    return reports, to_labels(masks, view.shape, search.on_top, first)

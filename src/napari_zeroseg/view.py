@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg import tiling
-from napari_zeroseg.embeddings import EmbeddingStore, content_key
+from napari_zeroseg.embeddings import EmbeddingStore, as_kept, content_key
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
@@ -74,11 +74,28 @@ class View:
         key = self._key(field)
         found = self.store.get(key, field.shape, self.model.model_key)
         if found is None:
-            start = time.perf_counter()
-            found = self.model.encode(self.picture[field.slices]).on(field)
-            self.seconds_encoding += time.perf_counter() - start
+            found = self._encode(field)
             self.store.put(key, found)
         return found.on(field)
+
+    def prepare(self, field: Field) -> int:
+        """Have a window's embedding in the store for later, on its disk alone where it has one.
+
+        Returns
+        -------
+        int
+            Bytes that it takes there.
+        """
+        key = self._key(field)
+        if not self.store.holds(key):
+            self.store.put(key, self._encode(field), in_memory=False)
+        return self.store.size_of(key)
+
+    def _encode(self, field: Field) -> Embedding:
+        start = time.perf_counter()
+        embedding = as_kept(self.model.encode(self.picture[field.slices])).on(field)
+        self.seconds_encoding += time.perf_counter() - start
+        return embedding
 
     def is_encoded(self, field: Field) -> bool:
         """Whether the window's embedding need not be made."""

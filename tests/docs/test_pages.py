@@ -92,7 +92,11 @@ def test_pictures_are_there_small_and_used() -> None:
 
 
 def test_every_control_of_the_dock_is_told() -> None:
-    for sources, page in ((("segment", "text", "compare"), "segment_dock.md"), (("models",), "models_dock.md")):
+    for sources, page in (
+        (("segment", "text", "compare"), "segment_dock.md"),
+        (("models",), "models_dock.md"),
+        (("stack",), "stack_dock.md"),
+    ):
         text = text_of(page)
         for source in sources:
             dock = (SOURCE / "_napari" / f"{source}.py").read_text(encoding="utf-8")

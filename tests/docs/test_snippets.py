@@ -12,7 +12,17 @@ import pytest
 from napari_zeroseg.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/first_five_minutes.md", "docs/cli.md", "docs/api.md")
+PAGES = (
+    "README.md",
+    "docs/first_five_minutes.md",
+    "docs/cli.md",
+    "docs/api.md",
+    "docs/evaluate.md",
+    "docs/find_the_rest.md",
+    "docs/linking.md",
+    "docs/segment_everything.md",
+    "docs/through_the_planes.md",
+)
 _BLOCK = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
 _CAPTION = re.compile(r":caption: (\S+\.csv)\n")
 

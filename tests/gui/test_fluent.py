@@ -188,3 +188,22 @@ def test_while_candidates_are_cycled_and_options_change(watched):
     bench.session.set_options(batched=False)
     bench.settle()
     slots.check()
+
+
+def test_while_a_whole_plane_is_accepted(open_models, toys, watched):
+    bench, slots, _ = watched
+    bench.until(lambda: "toy_flood" in bench.session.models.zoo.entries)
+    bench.dock.model.picked.emit("toy_flood")
+    bench.until(lambda: bench.session.model.key == "toy_flood")
+    corners = [(0, 0), (0, 2047), (2047, 2047), (2047, 0)]
+    bench.dock.kinds.buttons["box"].click()
+    bench.workspace.shapes.add_rectangles(np.array([[0, *corner] for corner in corners], float))
+    bench.until(lambda: bench.session.asking.answer is not None)
+    bench.settle()
+    bench.session.accept()
+    bench.settle()
+    assert bench.workspace.labels.data[0].all()
+    bench.session.undo()
+    bench.settle()
+    assert not bench.workspace.labels.data.any()
+    slots.check()

@@ -43,7 +43,7 @@ def said():
 def server(monkeypatch):
     """A mirror that holds the weights of the toy from afar, and can be slow."""
     content = save({"numbers": np.random.default_rng(0).standard_normal(300_000, np.float32)})
-    state = {"pace": 0.0, "content": content, "asked": 0}
+    state = {"pace": 0.0, "content": content, "asked": 0, "status": 200}
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_):
@@ -51,6 +51,10 @@ def server(monkeypatch):
 
         def do_GET(self):
             state["asked"] += 1
+            content = state["content"]
+            if state["status"] != 200:
+                self.send_error(state["status"])
+                return
             begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
             self.send_response(206 if begin else 200)
             self.send_header("Content-Length", str(len(content) - begin))
@@ -91,6 +95,19 @@ def rest(dock, qtbot):
     """Wait until nothing is being done."""
     until(qtbot, lambda: not dock.zoo.errands and shared_queue().is_idle)
     qtbot.wait(60)
+
+
+def fetch(dock, qtbot):
+    """Download the toy from afar, with consent."""
+    dock.show_model(KEY)
+    until(qtbot, lambda: dock.download.isVisibleTo(dock) and dock.download.isEnabled())
+    dock.download.click()
+    dock.question.yes.click()
+
+
+def shown(label):
+    """What a label says, without its places for line breaks."""
+    return label.text().replace("\u200b", "")
 
 
 class TestList:
@@ -152,7 +169,7 @@ class TestDownload:
         until(qtbot, lambda: dock.progress.value() > 100)
         assert dock.errand.isVisibleTo(dock)
         assert "Downloading:" in dock.progress.format()
-        assert "downloading" in dock.tree.state_of(KEY)
+        assert dock.tree.state_of(KEY).endswith("% there")
         dock.stop.click()
         rest(dock, qtbot)
         assert "goes on from there" in dock.status.text().replace("\u200b", "")
@@ -184,6 +201,49 @@ class TestDownload:
         dock.question.yes.click()
         until(qtbot, lambda: dock.tree.state_of(KEY) == "needs download")
 
+    def test_a_changed_file_is_taken_only_if_the_user_says_so(self, dock, server, qtbot, said):
+        fetch(dock, qtbot)
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
+        dock.remove.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "needs download")
+        server["content"] = other = save({"numbers": np.random.default_rng(1).standard_normal(300_000, np.float32)})
+        fetch(dock, qtbot)
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "file changed")
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        text = dock.question.text.text()
+        assert "127.0.0.1 now gives another file for Flood from afar than on 20" in text
+        assert "becomes what later ones are compared with" in text
+        assert "now gives another file" in said[-1].message
+        assert "--accept-change" not in said[-1].message
+        dock.question.no.click()
+        assert "now gives another file" in shown(dock.status) + shown(dock.details)
+        dock.show_model("mobile_sam")
+        assert not dock.accept.isVisibleTo(dock)
+        dock.show_model(KEY)
+        dock.accept.click()
+        assert dock.question.text.text() == text
+        dock.question.yes.click()
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
+        rest(dock, qtbot)
+        assert Path(dock.zoo.entries[KEY].path).read_bytes() == other
+        assert not dock.accept.isVisibleTo(dock)
+
+    def test_what_went_wrong_stays_beside_the_model(self, dock, server, qtbot):
+        server["status"] = 404
+        fetch(dock, qtbot)
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "download failed")
+        dock.show_model("mobile_sam")
+        dock.unload.click()
+        until(qtbot, lambda: "nloaded" in shown(dock.status) or "No model" in shown(dock.status))
+        assert "404" not in shown(dock.details)
+        dock.show_model(KEY)
+        assert "404" in shown(dock.details)
+        server["status"] = 200
+        fetch(dock, qtbot)
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
+        assert "404" not in shown(dock.details)
+
     def test_no_network(self, dock, qtbot, said, monkeypatch):
         monkeypatch.setenv("ZEROSEG_OFFLINE", "1")
         dock.show_model(KEY)
@@ -191,7 +251,7 @@ class TestDownload:
         dock.question.yes.click()
         rest(dock, qtbot)
         assert "forbids downloads" in said[-1].message
-        assert dock.tree.state_of(KEY) == "needs download"
+        assert dock.tree.state_of(KEY) == "download failed"
 
     def test_the_window_stays_quick(self, dock, server, qtbot):
         server["pace"] = 0.005

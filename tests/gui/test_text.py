@@ -7,6 +7,8 @@ import pytest
 import torch
 from napari.utils.notifications import notification_manager
 
+from napari_zeroseg.devices import has_openvino
+
 CLIPSEG = "clipseg_rd16"
 
 
@@ -154,4 +156,5 @@ def test_devices_are_those_of_this_machine_once_torch_is_there(bench, middle):
     bench.until(lambda: bench.session.models.devices is not None)
     bench.qtbot.wait(30)
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
-    assert [device.itemText(i) for i in range(device.count())] == ["auto", "cpu", *gpus]
+    others = [*gpus, *(["openvino"] if has_openvino() else [])]
+    assert [device.itemText(i) for i in range(device.count())] == ["auto", "cpu", *others]

@@ -343,3 +343,11 @@ class TestWeights:
         (tmp_path / "config.json").write_text("{")
         with pytest.raises(WeightsError, match="damaged"):
             clipseg.build(SPEC, Weights(weights.tensors, "0" * 64, folder=tmp_path), CPU, torch.float32)
+
+
+def test_embeddings_serve_training(embedding):
+    activations = embedding.tensors["activations"]
+    assert not activations.is_inference()
+    decoder = torch.nn.Linear(activations.shape[-1], 1)
+    decoder(activations).square().mean().backward()
+    assert decoder.weight.grad.abs().sum() > 0

@@ -122,3 +122,23 @@ def test_published_numbers_with_generated_weights(reference, fill, generated, pr
             logits, scores = decoding.decode(decoding.image_side(embedding), embedding, embedded, wanted)
             np.testing.assert_allclose(logits[0, :, ::2, ::2], expected[f"{prompt}/{name}_low_res_s2"], atol=2e-4)
             np.testing.assert_allclose(scores[0], expected[f"{prompt}/{name}_iou"], atol=2e-4)
+
+
+@pytest.mark.parametrize("threshold", [-1.0, "middle", 2.0])
+def test_masks_above_a_threshold_are_those_of_all(network, embedding, threshold):
+    prompts = [PROMPTS[kind] for kind in ("point", "points", "box", "background point")]
+    logits, scores = _ours(network, embedding, prompts, True)
+    threshold = float(scores.median()) if threshold == "middle" else threshold
+    with torch.inference_mode():
+        decoding = MaskDecoding(
+            copy.deepcopy(network.prompt_encoder), copy.deepcopy(network.mask_decoder), CPU, torch.float32
+        )
+        embedded = PromptEmbedding(copy.deepcopy(network.prompt_encoder), CPU).embed(
+            *(list(part) for part in zip(*prompts, strict=True))
+        )
+        keys = decoding.image_side(embedding)
+        chosen, some, all_scores = decoding.decode_above(keys, embedding, embedded, slice(1, 4), threshold)
+    torch.testing.assert_close(all_scores, scores)
+    assert torch.equal(chosen, scores > threshold)
+    assert some.shape == (int(chosen.sum()), 256, 256)
+    torch.testing.assert_close(some, logits[chosen], atol=1e-4, rtol=1e-5)

@@ -88,3 +88,22 @@ def test_area_keeps_the_mean_of_odd_ratios(synthetic_picture):
     small = resampling.area(picture, (64, 100))
     assert small.shape == (64, 100, 3)
     np.testing.assert_allclose(small.mean((0, 1)), picture.mean((0, 1)), atol=0.6)
+
+
+def test_area_is_opencvs():
+    """Numbers of cv2.resize with INTER_AREA, OpenCV 4.10: enlarged, and halved with halves rounded up."""
+    picture = ((np.arange(5)[:, None] * 53 + np.arange(4)[None] * 91) % 256).astype(np.uint8)
+    enlarged = resampling.area(picture, (7, 6))
+    assert enlarged.tolist() == [
+        [0, 46, 91, 182, 100, 17],
+        [32, 77, 123, 214, 131, 49],
+        [63, 109, 154, 194, 137, 80],
+        [106, 152, 197, 32, 78, 123],
+        [148, 194, 239, 74, 120, 165],
+        [180, 174, 169, 106, 152, 197],
+        [212, 130, 47, 138, 184, 229],
+    ]
+    colour = resampling.area(np.stack([picture, 255 - picture, picture], -1), (7, 6))
+    np.testing.assert_array_equal(colour[..., 2], enlarged)
+    picture = ((np.arange(4)[:, None] * 53 + np.arange(6)[None] * 91) % 256).astype(np.uint8)
+    assert resampling.area(picture, (2, 3)).tolist() == [[72, 126, 180], [178, 104, 94]]

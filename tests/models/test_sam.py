@@ -411,3 +411,13 @@ def test_without_segment_anything_there_is_a_sentence(monkeypatch):
         sam_modules.modeling()
     monkeypatch.undo()
     assert sam_modules.modeling().MaskDecoder
+
+
+def test_embeddings_serve_training(model, embedding):
+    image = embedding.tensors["image"]
+    assert not image.is_inference()
+    assert not image.requires_grad
+    decoder = torch.nn.Conv2d(256, 1, 1)
+    loss = F.binary_cross_entropy_with_logits(decoder(image), torch.ones(1, 1, 64, 64))
+    loss.backward()
+    assert decoder.weight.grad.abs().sum() > 0

@@ -47,5 +47,5 @@ def test_every_public_name_is_there():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'segment_everything'"):
-        _ = napari_zeroseg.segment_everything
+    with pytest.raises(AttributeError, match="no attribute 'segment_nothing'"):
+        _ = napari_zeroseg.segment_nothing

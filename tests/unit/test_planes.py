@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -182,3 +184,34 @@ def test_pictures_with_some_nan_pass():
 def test_pictures_nobody_can_segment(picture, kind, sentence):
     with pytest.raises(kind, match=sentence):
         check_picture(picture)
+
+
+class TestMappedFiles:
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "stack.npy"
+        np.save(path, np.random.default_rng(0).integers(0, 255, (16, 512, 512), np.uint8))
+        return path
+
+    def test_pages_of_planes_that_were_read_are_given_back(self, file):
+        maps = Path("/proc/self/smaps")
+        if not maps.is_file():
+            pytest.skip("the system does not tell which pages are in memory")
+
+        def resident() -> int:
+            told = maps.read_text().partition(str(file))[2]
+            return int(re.search(r"^Rss: *(\d+) kB", told, re.MULTILINE)[1])
+
+        series = Planes.of(np.load(file, mmap_mode="r"))
+        sums = [int(series.read(plane).sum()) for plane in range(16)]
+        assert resident() < 512  # of 4096 kB
+        assert sums == np.load(file).sum((1, 2), dtype=int).tolist()
+        np.testing.assert_array_equal(Planes(series.data, (0, 2)).read(5), np.load(file)[:, 5])
+
+    @pytest.mark.parametrize("mode", ["c", "r+"])
+    def test_changes_that_were_not_written_stay(self, file, mode):
+        data = np.load(file, mmap_mode=mode)
+        data[3] = 7
+        series = Planes.of(data)
+        for _ in range(2):
+            assert (series.read(3) == 7).all()

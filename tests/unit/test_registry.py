@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from napari_zeroseg import list_models, load_model
-from napari_zeroseg.errors import DeviceError, UnknownModelError
+from napari_zeroseg.errors import BrokenModelError, DeviceError, UnknownModelError
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.registry import BUILT_IN, ENTRY_POINT_GROUP, find_model
 from napari_zeroseg.segmenter import Segmenter
@@ -36,6 +36,27 @@ class Model:
 
 def build(spec, weights, device, dtype):
     return Model(spec, weights, device, dtype)
+
+
+def raises(spec, weights, device, dtype):
+    return {}["no such layer"]
+
+
+def nothing(spec, weights, device, dtype):
+    return None
+
+
+raised, none, no_name, no_module, unimportable, unreadable = (
+    replace(ours, key=key, title="Broken", factory=factory)
+    for key, factory in (
+        ("raised", "third_party_models:raises"),
+        ("none", "third_party_models:nothing"),
+        ("no_name", "third_party_models:no_such_function"),
+        ("no_module", "third_party_models.inner:build"),
+        ("unimportable", "broken_models:build"),
+        ("unreadable", "third_party_models"),
+    )
+)
 """
 
 
@@ -48,6 +69,7 @@ def install(tmp_path, monkeypatch):
         (tmp_path / "broken_models.py").write_text("raise RuntimeError('a broken package')")
         info = tmp_path / "third_party_models-1.0.dist-info"
         info.mkdir()
+        (info / "top_level.txt").write_text("third_party_models\nbroken_models\n")
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party-models\nVersion: 1.0\n")
         lines = [f"{name} = {value}" for name, value in entries.items()]
         (info / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\n" + "\n".join(lines) + "\n")
@@ -76,7 +98,7 @@ def test_an_unknown_model_is_named_beside_those_that_there_are():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"device": "gpu"}, "'gpu' is not a device: use auto, cpu, mps, cuda"),
+        ({"device": "gpu"}, "'gpu' is not a device: use auto, cpu, openvino, mps, cuda"),
         ({"device": "meta"}, "'meta' is not supported"),
         ({"device": "cuda:97"}, "'cuda:97' was asked for, but torch finds"),
         ({"precision": "int8"}, "'int8' is not a precision: use auto, float32, bf16, fp16"),
@@ -101,6 +123,28 @@ def test_a_third_partys_model_is_listed_and_loaded(install):
     model = load_model("theirs")
     assert isinstance(model, Segmenter)
     assert type(model).__module__ == "third_party_models"
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "cause", "sentence"),
+    [
+        ("raised", "third-party-models", KeyError, "KeyError: 'no such layer'"),
+        ("none", "third-party-models", TypeError, "returned NoneType, which is no Segmenter"),
+        ("no_name", "third-party-models", AttributeError, "no_such_function"),
+        ("no_module", "third-party-models", ModuleNotFoundError, "is not a package"),
+        ("unimportable", "third-party-models", RuntimeError, "a broken package"),
+        ("unreadable", "third-party-models", AttributeError, "third_party_models"),
+    ],
+)
+def test_a_third_partys_model_that_cannot_be_built(install, name, package, cause, sentence):
+    install(broken=f"third_party_models:{name}")
+    with pytest.raises(BrokenModelError) as caught:
+        load_model(name)
+    said = str(caught.value)
+    assert said.startswith(f"Broken cannot be loaded, by a fault of the package {package} (")
+    assert sentence in said
+    assert f"`pip install --upgrade {package}`" in said
+    assert isinstance(caught.value.__cause__, cause)
 
 
 def test_broken_packages_do_not_take_ours_away(install, caplog):

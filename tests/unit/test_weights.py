@@ -169,6 +169,15 @@ def test_weights_that_are_not_numbers(tensors, value):
         load_model(weights={**tensors, key: broken})
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_whole_numbers_where_floats_belong(tensors, dtype):
+    key = "mask_decoder.iou_token.weight"
+    with pytest.raises(
+        WeightsError, match=rf"1 entries hold {str(dtype).removeprefix('torch.')}, first {key}: quantised weights"
+    ):
+        load_model(weights={**tensors, key: tensors[key].to(dtype)})
+
+
 def test_a_state_dict_of_numpy_arrays_is_taken(tensors):
     arrays = {key: value.numpy() for key, value in tensors.items()}
     assert load_model(weights=arrays).model_key == load_model(weights=tensors).model_key

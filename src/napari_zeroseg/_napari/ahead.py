@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_zeroseg._napari.channel import Channel, sentence
-from napari_zeroseg._napari.engine import Encoded, Engine, ModelChoice
+from napari_zeroseg._napari.engine import Encoded, ModelChoice
 from napari_zeroseg.errors import ZerosegError
 from napari_zeroseg.jobs import CancelToken, Priority
 from napari_zeroseg.view import FieldChoice
@@ -24,18 +24,13 @@ class Ahead:
     ----------
     workspace : Workspace
     channel : Channel
-    engine : callable
-        Gives the engine; called in the inference thread only.
     say : callable
         Told a sentence and its tone.
     """
 
-    def __init__(
-        self, workspace: Workspace, channel: Channel, engine: Callable[[], Engine], say: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, workspace: Workspace, channel: Channel, say: Callable[[str, str], None]) -> None:
         self._workspace = workspace
         self._channel = channel
-        self._engine = engine
         self._say = say
         self._seconds = 0.0
 
@@ -57,7 +52,7 @@ class Ahead:
         picture, centre = self._workspace.picture(plane), self._workspace.centre(plane)
 
         def work(token: CancelToken) -> Encoded:
-            return self._engine().encode_ahead(picture, model, field, centre, token)
+            return self._channel.engine().encode_ahead(picture, model, field, centre, token)
 
         done = partial(self._done, plane, model, field)
         self._channel.submit("ahead", Priority.AHEAD, work, done, lambda error: self._say(sentence(error), "warning"))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel, sentence
-from napari_zeroseg._napari.engine import Answer, Answered, Engine, ModelChoice, PictureRef, Request, compose
+from napari_zeroseg._napari.engine import Answer, Answered, ModelChoice, PictureRef, Request, compose
+from napari_zeroseg._napari.hints import what_was_found, why_nothing
 from napari_zeroseg._napari.layers import ShownPlane
 from napari_zeroseg._napari.marks import Marks, Picked, by_object, each_its_own, needs_words
 from napari_zeroseg._napari.phrase_map import phrase_marks
@@ -58,8 +59,6 @@ class Asking:
     workspace : Workspace
     preview : Preview
     channel : Channel
-    engine : callable
-        Gives the engine; called in the inference thread only.
     say : callable
         Told a sentence and its tone.
     """
@@ -76,12 +75,7 @@ class Asking:
     """There was an error instead of an answer."""
 
     def __init__(
-        self,
-        workspace: Workspace,
-        preview: Preview,
-        channel: Channel,
-        engine: Callable[[], Engine],
-        say: Callable[[str, str], None],
+        self, workspace: Workspace, preview: Preview, channel: Channel, say: Callable[[str, str], None]
     ) -> None:
         self.options = Options()
         self.model = ModelChoice()
@@ -94,7 +88,6 @@ class Asking:
         self._workspace = workspace
         self._preview = preview
         self._channel = channel
-        self._engine = engine
         self._say = say
         self._chosen: list[int] = []
         self._choices: OrderedDict[Hashable, tuple[int, ...]] = OrderedDict()
@@ -222,7 +215,7 @@ class Asking:
         plane = self._workspace.plane()
         marks = [m for m in self.marks(plane, spec) if m.is_for(spec.accepts)]
         if not marks:
-            raise InputError(_why_nothing(spec)[0])
+            raise InputError(why_nothing(spec)[0])
         mine = [m for m in marks if m.object_id == self.object_id and not m.phrase]
         if not self.options.batched and not marks[0].phrase:
             marks = mine or marks[-1:]
@@ -270,7 +263,7 @@ class Asking:
             had_some = self._asked is not None
             self.withdraw()
             if marks or needs_words(accepts):
-                self._say(*_why_nothing(self.spec))
+                self._say(*why_nothing(self.spec))
             elif had_some or elsewhere - others:
                 self.emptied.emit()
         elif asked != self._asked:
@@ -293,7 +286,7 @@ class Asking:
         self._channel.submit(
             "predict",
             Priority.CLICK,
-            lambda token: self._engine().answer(request, token),
+            lambda token: self._channel.engine().answer(request, token),
             self._on_answer,
             partial(self._on_error, request.generation),
         )
@@ -373,27 +366,13 @@ class Asking:
     def _tell(self) -> None:
         """Say how large what is shown is."""
         answer = self.answer
-        if answer is None:
-            return
-        phrases = answer.phrases
-        if phrases is None:
-            pixels = sum(int(mask.sum()) for _, _, mask in self.patches)
-        else:
-            pixels = sum(phrases.pixels(self.options.threshold))
-        if not pixels and phrases is not None:
-            self._say("Nothing is as probable as that: lower the threshold, or try other words", "warning")
-        elif not pixels:
-            self._say("Nothing was found there: click elsewhere, or draw a box", "warning")
-        else:
-            hint = "; N: next object" if self._is_first_click(answer) else ""
-            self._say(f"{pixels:,} pixels, {answer.seconds:.2g} s, {answer.device}{hint}", "good")
-
-    def _is_first_click(self, answer: Answer) -> bool:
-        """Whether a second click far away would be taken for a part of the same object."""
-        if self.options.batched or answer.phrases is not None or len(answer.objects) != 1:
-            return False
-        one = answer.objects[0].marks
-        return one.picked is None and [d.kind for d in one.drawn] == ["point"]
+        if answer is not None:
+            phrases = answer.phrases
+            if phrases is None:
+                pixels = sum(int(mask.sum()) for _, _, mask in self.patches)
+            else:
+                pixels = sum(phrases.pixels(self.options.threshold))
+            self._say(*what_was_found(answer, pixels, batched=self.options.batched))
 
     def _on_error(self, generation: int, error: Exception) -> None:
         if generation == self._generation:
@@ -411,14 +390,3 @@ class Asking:
             self._preview.hide()
         else:
             self._preview.show(image, plane, *composed)
-
-
-def _why_nothing(spec: ModelSpec) -> tuple[str, str]:
-    """Say why a model cannot be asked with what is marked, and in which tone."""
-    accepts = spec.accepts
-    if needs_words(accepts):
-        return "Type what to find, such as: lung, heart", "idle"
-    if PromptKind.POINTS in accepts:
-        return "Only background is marked: add a point on the object (T)", "warning"
-    what = "draw a box" if PromptKind.BOX in accepts else "choose another model"
-    return f"{spec.title} takes no points, which stay for other models: {what}", "warning"

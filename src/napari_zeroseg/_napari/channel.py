@@ -6,10 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from napari_zeroseg.errors import ZerosegError
 from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority
+
+if TYPE_CHECKING:
+    from napari_zeroseg._napari.engine import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +50,19 @@ class Bridge(Protocol):
 
 
 class Channel:
-    """One session's way to the inference thread and back; silent once it is closed."""
+    """One session's way to the inference thread and back; silent once it is closed.
 
-    def __init__(self, bridge: Bridge, queue: InferenceQueue) -> None:
+    Parameters
+    ----------
+    bridge : Bridge
+    queue : InferenceQueue
+    engine : callable
+        Gives the engine, which may be made only when it is first asked for.
+    """
+
+    def __init__(self, bridge: Bridge, queue: InferenceQueue, engine: Callable[[], Engine]) -> None:
+        self.engine = engine
+        """To be called in the inference thread only."""
         self._bridge = bridge
         self._queue = queue
         self.is_closed = False

@@ -9,7 +9,7 @@ from psygnal import Signal
 
 from napari_zeroseg._napari.asking import Asking
 from napari_zeroseg._napari.channel import Channel
-from napari_zeroseg._napari.engine import Answer, Engine, ModelChoice, device_names
+from napari_zeroseg._napari.engine import Answer, ModelChoice, device_names
 from napari_zeroseg._napari.zoo import DOWNLOAD, UNKNOWN, Entry, Zoo
 from napari_zeroseg.catalogue import MOBILE_SAM
 from napari_zeroseg.jobs import CancelToken, Priority
@@ -28,8 +28,6 @@ class Choosing:
     asking : Asking
         Is given the model, and asks it at once about what is on the screen.
     channel : Channel
-    engine : callable
-        Gives the engine; called in the inference thread only.
     say : callable
         Told a sentence and its tone.
     """
@@ -39,21 +37,13 @@ class Choosing:
     wanted = Signal(str)
     """A model was chosen whose weights are not here; its key."""
 
-    def __init__(
-        self,
-        zoo: Zoo,
-        asking: Asking,
-        channel: Channel,
-        engine: Callable[[], Engine],
-        say: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, zoo: Zoo, asking: Asking, channel: Channel, say: Callable[[str, str], None]) -> None:
         self.zoo = zoo
         self.loading: ModelChoice | None = None
         self.devices: tuple[tuple[str, str], ...] | None = None
         """GPUs as (device, description); None until torch is there, which alone knows them."""
         self._asking = asking
         self._channel = channel
-        self._engine = engine
         self._say = say
         self._awaited: ModelChoice | None = None
         self._specs: dict[str, ModelSpec] = {}
@@ -95,7 +85,7 @@ class Choosing:
         self.changed.emit()
 
     def _load(self, choice: ModelChoice, _: CancelToken) -> ModelChoice:
-        self._engine().model(choice)
+        self._channel.engine().model(choice)
         return choice
 
     def _on_loaded(self, choice: ModelChoice) -> None:

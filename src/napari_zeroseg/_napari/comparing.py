@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from psygnal import Signal
 from napari_zeroseg._napari.asking import Asking
 from napari_zeroseg._napari.channel import Channel, sentence
 from napari_zeroseg._napari.choosing import Choosing
-from napari_zeroseg._napari.engine import Answer, Engine, ModelChoice, PictureRef, Request
+from napari_zeroseg._napari.engine import Answer, ModelChoice, PictureRef, Request
 from napari_zeroseg._napari.marks import Marks
 from napari_zeroseg.errors import InputError, ZerosegError
 from napari_zeroseg.jobs import CancelToken, Priority
@@ -65,20 +65,17 @@ class Comparing:
         Knows what is marked, and takes the answer that is picked.
     models : Choosing
     channel : Channel
-    engine : callable
-        Gives the engine; called in the inference thread only.
     """
 
     changed = Signal()
     """There is another candidate, or the work has begun or ended."""
 
-    def __init__(self, asking: Asking, models: Choosing, channel: Channel, engine: Callable[[], Engine]) -> None:
+    def __init__(self, asking: Asking, models: Choosing, channel: Channel) -> None:
         self.candidates: list[Candidate] = []
         self.waiting: list[ModelChoice] = []
         self._asking = asking
         self._models = models
         self._channel = channel
-        self._engine = engine
         self._question: object = None
 
     @property
@@ -163,7 +160,7 @@ class Comparing:
     def _answer(
         self, choice: ModelChoice, title: str, picture: PictureRef, marks: tuple[Marks, ...], token: CancelToken
     ) -> Candidate:
-        engine = self._engine()
+        engine = self._channel.engine()
         answer = engine.answer(Request(0, picture, choice, marks, self._asking.options.field), token)
         seen = engine.view(picture, choice).picture
         if answer.phrases is not None:

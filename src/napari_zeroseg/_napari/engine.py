@@ -343,16 +343,20 @@ def release_memory() -> None:
 
 
 def device_names() -> tuple[tuple[str, str], ...]:
-    """Return the GPUs of this machine as (device, description); imports torch, so in the inference thread only."""
+    """Return what there is besides the CPU as (device, description); imports torch, so in the inference thread only."""
     import torch
 
-    gpus = []
+    from napari_zeroseg.devices import OPENVINO, has_openvino
+
+    found = []
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
-        gpus.append((f"cuda:{i}", f"{about.name}, {about.total_memory / 1e9:.0f} GB"))
+        found.append((f"cuda:{i}", f"{about.name}, {about.total_memory / 1e9:.0f} GB"))
     if torch.backends.mps.is_available():
-        gpus.append(("mps", "Apple's GPU"))
-    return tuple(gpus)
+        found.append(("mps", "Apple's GPU"))
+    if has_openvino():
+        found.append((OPENVINO, "The processor, through OpenVINO"))
+    return tuple(found)
 
 
 def _device(model: Segmenter) -> str:

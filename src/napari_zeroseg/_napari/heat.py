@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
+from napari.utils.colormaps import Colormap, ensure_colormap
 from numpy.typing import NDArray
 
 from napari_zeroseg._napari.layers import ShownPlane
@@ -13,6 +14,9 @@ from napari_zeroseg._napari.preview import Preview, lay_over
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+
+_STEPS = 64
+"""Colours between which those of the heat map are interpolated."""
 
 
 class HeatMaps:
@@ -38,10 +42,10 @@ class HeatMaps:
             layer = Image(
                 np.zeros((1,) * image.ndim, np.float32),
                 name=f"ZeroSeg heat map – {phrase}",
-                colormap="inferno",
+                colormap=_colours(),
                 contrast_limits=(0, 1),
-                blending="additive",
-                opacity=0.6,
+                blending="translucent_no_depth",
+                opacity=0.8,
             )
             self.layers[phrase] = layer
             layers = self._viewer.layers
@@ -61,3 +65,11 @@ class HeatMaps:
     def on_removed(self, layer: Any) -> None:
         """Forget a layer that the user took away."""
         self.layers = {phrase: held for phrase, held in self.layers.items() if held is not layer}
+
+
+def _colours() -> Colormap:
+    """Inferno, the less opaque the less probable: where a phrase is not, the picture is seen as it is."""
+    steps = np.linspace(0, 1, _STEPS)
+    colours = np.array(ensure_colormap("inferno").map(steps))
+    colours[:, 3] = steps
+    return Colormap(colours, name="ZeroSeg heat map")

@@ -9,8 +9,11 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from napari.layers import Labels
+    from numpy.typing import NDArray
 
 EditRef = weakref.ref[Any]
 """Stands for one edit while napari remembers it; keeps nothing of it in memory."""
@@ -32,6 +35,27 @@ def is_same(one: EditRef | None, other: EditRef | None) -> bool:
     return one is not None and other is not None and one() is not None and one() is other()
 
 
+def set_box(layer: Labels, box: tuple[int | slice, ...], mask: NDArray[np.bool_], label: int) -> None:
+    """Give the pixels of a box of the data a label, as one edit that napari can undo; the layer is not drawn anew.
+
+    ``data_setitem`` takes and remembers a coordinate for each pixel and axis; a box costs its pixels only.
+
+    Parameters
+    ----------
+    layer : Labels
+        Its data must be a numpy array.
+    box : tuple of int or slice
+        A place along each axis, a slice along two.
+    mask : (h, w) bool array
+        Where in the box.
+    label : int
+    """
+    part = layer.data[box]
+    before = part.copy()
+    np.copyto(part, label, where=mask)
+    layer._save_history((box, before, part.copy()))
+
+
 def _holds(atoms: Iterable[Any], edit: EditRef) -> bool:
     return edit() is not None and any(_handle(atom) is edit() for atom in atoms)
 
@@ -39,4 +63,4 @@ def _holds(atoms: Iterable[Any], edit: EditRef) -> bool:
 def _handle(atom: Any) -> Any:
     """What of an atom keeps its identity when it moves between the two lists, and can be referred to weakly."""
     # data_setitem records (indices, old, new), and tuples take no weak references, but arrays do.
-    return atom if hasattr(atom, "new_value") else atom[0][0]
+    return atom if hasattr(atom, "new_value") else atom[1]

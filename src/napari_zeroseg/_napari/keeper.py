@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel, Status
-from napari_zeroseg._napari.engine import Engine
 from napari_zeroseg._napari.trying import try_out
 from napari_zeroseg._napari.zoo import Entry, Errand, Zoo
 from napari_zeroseg.catalogue import ModelSpec
-from napari_zeroseg.errors import CancelledError, UnknownModelError, WeightsError, ZerosegError
+from napari_zeroseg.errors import CancelledError, ChangedWeightsError, UnknownModelError, WeightsError, ZerosegError
 from napari_zeroseg.jobs import InferenceQueue, Priority
 from napari_zeroseg.registry import add_checkpoint as join_checkpoint
-from napari_zeroseg.registry import download_model, remove_model, verify
-from napari_zeroseg.weights import VerifyReport, Weights, locate
-from napari_zeroseg.weights.adding import add_checkpoint, whose
-from napari_zeroseg.weights.download import offer_of
+from napari_zeroseg.registry import download_model, offer_of, remove_model, verify
+from napari_zeroseg.weights import Weights, locate
 from napari_zeroseg.weights.reading import check_whole, file_of, read_file
 
 T = TypeVar("T")
 
 ADDING = "+"
 """Key of the errand that reads and adds a checkpoint, whose model is not known yet."""
+
+_FETCHING = "napari_zeroseg.weights.download"
+_ACCEPTING = (
+    "Its publisher gives no hash, so the first download is all there is to compare with. Accept the new file only if "
+    "you know that it was replaced on purpose: it is downloaded again, becomes what later ones are compared with, and "
+    "masks may differ from earlier ones."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +86,6 @@ class Keeper:
         To the window's thread and its user.
     queue : InferenceQueue
         In which a new checkpoint is tried.
-    engine : callable
-        Gives the engine; called in the inference thread only.
     """
 
     changed = Signal()
@@ -89,13 +93,14 @@ class Keeper:
     added = Signal(str)
     """A checkpoint is in the list now, under this key."""
 
-    def __init__(self, zoo: Zoo, channel: Channel, queue: InferenceQueue, engine: Callable[[], Engine]) -> None:
+    def __init__(self, zoo: Zoo, channel: Channel, queue: InferenceQueue) -> None:
         self.zoo = zoo
         self.status = Status("")
         self.question: Question | None = None
         self._channel = channel
         self._queue = queue
-        self._engine = engine
+        # The libraries for HTTP take a moment to import, and are wanted when something is asked for, not before.
+        threading.Thread(target=import_module, args=(_FETCHING,), name="zeroseg-import", daemon=True).start()
 
     def answer(self, yes: bool, key: str = "", name: str = "") -> None:
         """Answer the question that is asked."""
@@ -108,27 +113,51 @@ class Keeper:
         """Tell what a download would bring, and ask for consent to its licence."""
         try:
             spec = self._spec(key)
-            text = offer_of(spec).sentence(spec.title)
+            text = offer_of(key).sentence(spec.title)
         except ZerosegError as error:
             self._fail(error)
             return
         self._ask(Question(text, "Accept and download", lambda _, __: self._download(spec)))
 
-    def _download(self, spec: ModelSpec) -> None:
-        def work(errand: Errand) -> Path:
-            return download_model(spec.key, licence_accepted=True, progress=errand.progress, cancel=errand.token)
+    def offer_change(self, key: str) -> None:
+        """Tell how a file differs from what the same place gave first, and ask whether to take it all the same."""
+        fault = self.zoo.faults.get(key)
+        if fault is not None and fault.change:
+            spec = self._spec(key)
+            text = f"{fault.change} {_ACCEPTING}"
+            self._ask(Question(text, "Accept and download", lambda _, __: self._download(spec, accept_change=True)))
 
-        self._run(spec.key, "Downloading", work, lambda _: self._say(f"{spec.title} is ready", "good"))
+    def _download(self, spec: ModelSpec, *, accept_change: bool = False) -> None:
+        def work(errand: Errand) -> Path:
+            return download_model(
+                spec.key,
+                licence_accepted=True,
+                progress=errand.progress,
+                cancel=errand.token,
+                accept_change=accept_change,
+            )
+
+        def failed(error: Exception) -> None:
+            if not isinstance(error, ChangedWeightsError):
+                self._fail(error)
+                return
+            # What to do about it is asked here, rather than told as a command.
+            self._fail(WeightsError(error.change))
+            if self.question is None:
+                self.offer_change(spec.key)
+
+        self._run(spec.key, "Downloading", work, lambda _: self._say(f"{spec.title} is ready", "good"), failed)
 
     def verify(self, key: str) -> None:
         """Hash a model's files anew."""
-        self._run(key, "Verifying", lambda _: verify(key), self._on_verified)
 
-    def _on_verified(self, report: VerifyReport) -> None:
-        if report.ok:
-            self._say(report.sentence, "good")
-        else:
-            self._fail(WeightsError(report.sentence))
+        def work(_: Errand) -> str:
+            report = verify(key)
+            if not report.ok:
+                raise WeightsError(report.sentence)
+            return report.sentence
+
+        self._run(key, "Verifying", work, lambda words: self._say(words, "good"))
 
     def offer_removal(self, key: str) -> None:
         """Ask whether a model's files shall go."""
@@ -150,7 +179,7 @@ class Keeper:
         self._channel.submit(
             "unload",
             Priority.CLICK,
-            lambda _: self._engine().unload(),
+            lambda _: self._channel.engine().unload(),
             self._on_unloaded,
             self._fail,
         )
@@ -163,7 +192,7 @@ class Keeper:
         """Allow several large models in memory at once, or one only."""
 
         def work(_: object) -> None:
-            self._engine().keeps_several = several
+            self._channel.engine().keeps_several = several
 
         self._channel.submit("several", Priority.CLICK, work, lambda _: None, self._fail)
 
@@ -181,6 +210,8 @@ class Keeper:
         self._run(ADDING, "Reading", lambda _: self._look(Path(path), key), self._on_looked)
 
     def _look(self, path: Path, key: str) -> _Look:
+        from napari_zeroseg.weights.adding import whose
+
         file = file_of(path.expanduser(), "the model").absolute()
         check_whole(file)
         weights = read_file(file)
@@ -220,6 +251,8 @@ class Keeper:
         specs = {k: entry.spec for k, entry in self.zoo.entries.items()}
 
         def work(errand: Errand) -> str:
+            from napari_zeroseg.weights.adding import add_checkpoint
+
             def check(spec: ModelSpec, _: Weights) -> None:
                 self._try(spec, path, errand)
 
@@ -245,7 +278,7 @@ class Keeper:
         """Let the inference thread try a file, and wait for it in the errand's own thread."""
         outcome: Future[None] = Future()
         job = self._queue.submit(
-            lambda _: try_out(self._engine(), spec, path),
+            lambda _: try_out(self._channel.engine(), spec, path),
             owner=errand,
             key="try",
             done=outcome.set_result,
@@ -275,12 +308,22 @@ class Keeper:
         entry = self.zoo.entries.get(key)
         return key if entry is None else entry.spec.title
 
-    def _run(self, key: str, doing: str, work: Callable[[Errand], T], done: Callable[[T], None]) -> None:
+    def _run(
+        self,
+        key: str,
+        doing: str,
+        work: Callable[[Errand], T],
+        done: Callable[[T], None],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
         def hear(result: T) -> None:
             self._channel.post(partial(done, result))
 
+        def hear_error(error: Exception) -> None:
+            self._channel.post(partial(failed or self._fail, error))
+
         self._say("")
-        self.zoo.run(key, doing, work, hear, lambda error: self._channel.post(partial(self._fail, error)))
+        self.zoo.run(key, doing, work, hear, hear_error)
 
     def _ask(self, question: Question) -> None:
         self.question = question

@@ -7,7 +7,7 @@ passes them on while something is being drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app_model.types import KeyBinding, KeyCode, KeyMod
@@ -39,6 +39,29 @@ KEYS = (
     Key(KeyBinding.from_int(KeyCode.KeyN), "N", "next object; a second box does so by itself", "next_object"),
     Key(UNDO, "Ctrl-Z", "take back the last accept or discard (Labels: napari's own undo)", "undo"),
 )
+
+STACK_KEYS = (
+    Key(KeyBinding.from_int(KeyCode.KeyG), "G", "next plane to look at", "next_flag"),
+    Key(KeyBinding.from_int(KeyMod.Shift | KeyCode.KeyG), "Shift-G", "the plane to look at before", "flag_before"),
+)
+
+
+def bind_all(viewer: ViewerModel, session: object, keys: Sequence[Key]) -> Callable[[], None]:
+    """Bind keys at the viewer where nobody has bound them before; return what gives them back."""
+    bound: list[tuple[KeyBinding, Callable[..., None]]] = []
+    for key in keys:
+        if key.key not in viewer.keymap:
+            call = _calls(session, key.method)
+            viewer.bind_key(key.key, call)
+            bound.append((key.key, call))
+
+    def free() -> None:
+        while bound:
+            binding, call = bound.pop()
+            if viewer.keymap.get(binding) is call:
+                viewer.bind_key(binding, None)
+
+    return free
 
 
 class Keys:
@@ -88,7 +111,7 @@ class Keys:
             self._bound.remove(entry)
 
 
-def _calls(session: Session, method: str) -> Callable[[Any], None]:
+def _calls(session: object, method: str) -> Callable[[Any], None]:
     def pressed(_: Any) -> None:
         getattr(session, method)()
 

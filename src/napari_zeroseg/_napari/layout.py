@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from napari.utils.theme import get_theme
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QBoxLayout, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_zeroseg._napari.widgets import keep_keys_free
 
@@ -18,10 +20,19 @@ def button(text: str, explanation: str) -> QPushButton:
 
 def row(*widgets: QWidget) -> QWidget:
     """Widgets beside each other."""
+    return _lined_up(QHBoxLayout(), 4, widgets)
+
+
+def column(*widgets: QWidget) -> QWidget:
+    """Widgets below one another, each as wide as all."""
+    return _lined_up(QVBoxLayout(), 6, widgets)
+
+
+def _lined_up(layout: QBoxLayout, gap: int, widgets: Iterable[QWidget]) -> QWidget:
     made = QWidget()
-    layout = QHBoxLayout(made)
+    made.setLayout(layout)
     layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(4)
+    layout.setSpacing(gap)
     for widget in widgets:
         layout.addWidget(widget)
     return made
@@ -42,7 +53,7 @@ def form(*rows: tuple[str, QWidget]) -> QWidget:
             layout.addRow(widget)
             continue
         heading = QLabel(name)
-        heading.setMinimumWidth(52)
+        heading.setMinimumWidth(60)
         layout.addRow(heading, widget)
     return part
 
@@ -55,17 +66,20 @@ def style_of(theme_name: str) -> str:
             border-radius: 4px; padding: 4px 6px; }}
         QLabel#zeroseg_key {{ border: 1px solid {theme.secondary}; border-radius: 3px; padding: 1px 6px; }}
         QLabel#zeroseg_heading {{ color: {theme.secondary}; }}
+        QLabel#zeroseg_figures {{ color: {theme.icon}; font-size: 11px; }}
         QLabel#zeroseg_title {{ font-weight: bold; font-size: 14px; }}
         QLabel:disabled {{ color: {theme.secondary}; }}
         QFrame#zeroseg_question {{ background: {theme.background}; border: 1px solid {theme.current};
             border-radius: 4px; }}
         QPushButton {{ padding: 4px 6px; }}
+        QPushButton#zeroseg_segment {{ padding: 4px 2px; }}
         QPushButton:checked {{ background: {theme.current}; color: {theme.text}; }}
         QPushButton#zeroseg_accept {{ padding: 7px; font-weight: bold; }}
         QPushButton#zeroseg_accept:enabled {{ background: #1f8a4c; color: white; }}
         QPushButton#zeroseg_accept:enabled:hover {{ background: #27a35b; }}
         QToolButton {{ border: none; background: transparent; text-align: left; }}
         QTreeWidget {{ border: 1px solid {theme.primary}; border-radius: 4px; padding: 2px; }}
+        QListWidget {{ border: 1px solid {theme.primary}; border-radius: 4px; padding: 2px; }}
         QProgressBar {{ border: 1px solid {theme.primary}; border-radius: 4px; text-align: center; height: 18px; }}
         QProgressBar::chunk {{ background: {theme.current}; border-radius: 3px; }}
         """

@@ -28,6 +28,13 @@ class Finished:
     patch: Patch
     label: int | None = None
 
+    @classmethod
+    def of(cls, marks: Marks, patch: Patch, class_id: int | None) -> Finished:
+        """Take the number of a phrase, else that of the label being refined, else the class, if there is one."""
+        if marks.phrase:
+            return cls(marks, patch, marks.object_id)
+        return cls(marks, patch, class_id if marks.picked is None else marks.picked.label)
+
 
 @dataclass(eq=False)
 class Step:
@@ -102,6 +109,7 @@ class Ledger:
                 output.write(done.patch, label, policy, seen_from=plane, dims=dims, earlier=_earlier(done.marks))
                 for done, label in zip(finished, labels, strict=True)
             ]
+        output.show()
         if not any(one.pixels for one in written):
             raise InputError(_nothing_written(finished, policy))
         step = self._take([done.marks for done in finished], plane)

@@ -25,9 +25,10 @@ from napari_zeroseg._napari.zoo import BRING, DOWNLOAD, READY
 
 if TYPE_CHECKING:
     from napari_zeroseg._napari.keeper import Question
-    from napari_zeroseg._napari.zoo import Entry, Errand
+    from napari_zeroseg._napari.zoo import Entry, Errand, Fault
 
 _KEY = Qt.ItemDataRole.UserRole
+_COLOUR = Qt.ItemDataRole.UserRole + 1
 _COLOURS = {READY: TONES["good"], DOWNLOAD: "#38bdf8", BRING: TONES["busy"]}
 
 
@@ -40,6 +41,7 @@ class ModelTree(QTreeWidget):
         super().__init__(parent)
         self._shown: list[Entry] = []
         self._items: dict[str, QTreeWidgetItem] = {}
+        self._dots = {colour: _dot(colour) for colour in {*_COLOURS.values(), *TONES.values()}}
         self.setColumnCount(2)
         self.setHeaderHidden(True)
         self.setRootIsDecorated(False)
@@ -61,22 +63,24 @@ class ModelTree(QTreeWidget):
         for entry in listed:
             item = self._items[entry.spec.key]
             item.setText(0, entry.spec.title)
-            item.setText(1, entry.state)
-            item.setIcon(0, _dot(_COLOURS.get(entry.state, TONES["idle"])))
             item.setToolTip(0, entry.spec.description)
         if key in self._items:
             self.setCurrentItem(self._items[key])
         self.blockSignals(False)
 
-    def show_errands(self, errands: Mapping[str, Errand]) -> None:
-        """Show what is being done in place of a state."""
+    def show_states(self, errands: Mapping[str, Errand], faults: Mapping[str, Fault]) -> None:
+        """Show each model's state, or in its place what is being done to it, or what went wrong with that."""
         for entry in self._shown:
-            errand = errands.get(entry.spec.key)
-            words = entry.state if errand is None else errand.doing.lower()
-            if errand is not None and errand.total:
-                words = f"{words} {100 * errand.there // errand.total} %"
-            if self._items[entry.spec.key].text(1) != words:
-                self._items[entry.spec.key].setText(1, words)
+            key, words, colour = entry.spec.key, entry.state, _COLOURS.get(entry.state, TONES["idle"])
+            if key in errands:
+                words, colour = errands[key].short, TONES["idle"]
+            elif key in faults:
+                words, colour = faults[key].words, TONES["warning"]
+            item = self._items[key]
+            if (item.text(1), item.data(0, _COLOUR)) != (words, colour):
+                item.setText(1, words)
+                item.setData(0, _COLOUR, colour)
+                item.setIcon(0, self._dots[colour])
 
     def state_of(self, key: str) -> str:
         """What is read beside a model."""
@@ -92,7 +96,7 @@ class ModelTree(QTreeWidget):
             font.setBold(True)
             heading.setFont(0, font)
             for entry in (entry for entry in entries if entry.spec.family == family):
-                item = QTreeWidgetItem(heading, [entry.spec.title, entry.state])
+                item = QTreeWidgetItem(heading, [entry.spec.title])
                 item.setData(0, _KEY, entry.spec.key)
                 self._items[entry.spec.key] = item
         self.expandAll()

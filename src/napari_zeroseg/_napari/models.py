@@ -5,27 +5,18 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QFileDialog,
-    QFrame,
-    QLabel,
-    QProgressBar,
-    QScrollArea,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QLabel, QProgressBar, QSizePolicy, QWidget
 
-from napari_zeroseg._napari.bridge import QtBridge
 from napari_zeroseg._napari.channel import Channel
 from napari_zeroseg._napari.engine import shared_engine
+from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.keeper import ADDING, Keeper
-from napari_zeroseg._napari.layout import button, row, style_of
+from napari_zeroseg._napari.layout import button, column, row
 from napari_zeroseg._napari.model_widgets import ModelTree, QuestionBox
-from napari_zeroseg._napari.widgets import StatusLine, breakable, keep_keys_free
-from napari_zeroseg._napari.zoo import BRING, DOWNLOAD, Entry, Zoo, shared_zoo
+from napari_zeroseg._napari.widgets import TONES, StatusLine, breakable, keep_keys_free
+from napari_zeroseg._napari.zoo import BRING, DOWNLOAD, Entry, Fault, Zoo, shared_zoo
 from napari_zeroseg.jobs import InferenceQueue, shared_queue
 from napari_zeroseg.prompts import PromptKind
 
@@ -38,7 +29,7 @@ _POLL = 150
 _FILES = "Weights (*.pth *.pt *.safetensors *.bin);;All files (*)"
 
 
-class ModelsDock(QWidget):
+class ModelsDock(Dock):
     """Lists the models, downloads, verifies, removes and adds them.
 
     Parameters
@@ -47,14 +38,11 @@ class ModelsDock(QWidget):
     """
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__()
-        self.viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self.bridge = QtBridge(self)
+        super().__init__(napari_viewer)
         self.zoo: Zoo = shared_zoo()
         queue: InferenceQueue = shared_queue()
-        self._channel = Channel(self.bridge, queue)
-        self.keeper = Keeper(self.zoo, self._channel, queue, lambda: shared_engine())
-        self._was_docked = False
+        self._channel = Channel(self.bridge, queue, lambda: shared_engine())
+        self.keeper = Keeper(self.zoo, self._channel, queue)
         self._wanted = ""
         self._build()
         self._style()
@@ -62,39 +50,21 @@ class ModelsDock(QWidget):
         self.zoo.refresh()
         self._refresh()
 
-    def event(self, event: QEvent) -> bool:
-        """Stop listening when napari takes the dock away; downloads go on, and another dock shows them."""
-        if event.type() == QEvent.Type.ParentChange:
-            if self.parent() is not None:
-                self._was_docked = True
-            elif self._was_docked:
-                self._channel.close()
-                self.zoo.changed.disconnect(self._on_zoo, missing_ok=True)
-        elif event.type() == QEvent.Type.Show:
-            self.zoo.refresh()
-        return bool(super().event(event))
+    def _let_go(self) -> None:
+        # Downloads go on, and another dock shows them.
+        self._channel.close()
+        self.zoo.changed.disconnect(self._on_zoo, missing_ok=True)
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Look whether the list is still right."""
+        self.zoo.refresh()
+        super().showEvent(event)
 
     # Layout
 
     def _build(self) -> None:
-        content = QWidget()
-        column = QVBoxLayout(content)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(7)
         self.tree = ModelTree()
-        for part in (self.tree, self._build_details(), self._build_errand(), self._build_general()):
-            column.addWidget(part)
-        column.addStretch(1)
-        area = QScrollArea(self)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(content)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
-        self.setMinimumWidth(310)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self._lay_out((self.tree, self._build_details(), self._build_errand(), self._build_general()), 310)
 
     def _build_details(self) -> QWidget:
         self.details = QLabel()
@@ -103,17 +73,13 @@ class ModelsDock(QWidget):
         self.details.setOpenExternalLinks(True)
         self.details.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.download = button("Download", "Shows size, place and licence first")
+        self.accept = button("Accept the new file", "Says first what has changed, and what accepting means")
         self.bring = button("Add its file", "Choose the file that you got from its publisher")
         self.verify = button("Verify", "Hash the files anew and compare")
         self.remove = button("Remove", "Delete the weights from this machine")
         self.question = QuestionBox()
-        part = QWidget()
-        column = QVBoxLayout(part)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(6)
-        for one in (self.details, row(self.download, self.bring, self.verify, self.remove), self.question):
-            column.addWidget(one)
-        return part
+        actions = row(self.download, self.accept, self.bring, self.verify, self.remove)
+        return column(self.details, actions, self.question)
 
     def _build_errand(self) -> QWidget:
         self.progress = QProgressBar()
@@ -130,16 +96,7 @@ class ModelsDock(QWidget):
         self.several = QCheckBox("Keep several large models in memory")
         self.several.setToolTip("Off: a large model that is loaded takes the place of another one")
         keep_keys_free(self.several)
-        part = QWidget()
-        column = QVBoxLayout(part)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(6)
-        for one in (self.status, row(self.add, self.unload), self.several):
-            column.addWidget(one)
-        return part
-
-    def _style(self) -> None:
-        self.setStyleSheet(style_of(self.viewer.theme))
+        return column(self.status, row(self.add, self.unload), self.several)
 
     # What the user does
 
@@ -147,6 +104,7 @@ class ModelsDock(QWidget):
         keeper = self.keeper
         self.tree.picked.connect(self.show_model)
         self.download.clicked.connect(lambda: keeper.offer(self.key))
+        self.accept.clicked.connect(lambda: keeper.offer_change(self.key))
         self.verify.clicked.connect(lambda: keeper.verify(self.key))
         self.remove.clicked.connect(lambda: keeper.offer_removal(self.key))
         self.bring.clicked.connect(lambda: self._choose_file(self.key))
@@ -202,17 +160,23 @@ class ModelsDock(QWidget):
         # Another thread may renew the list at any moment.
         entry = entries.get(self.key) or next(iter(entries.values()))
         self.tree.show_models(entries.values(), entry.spec.key)
-        self._refresh_details(entry)
+        fault = self.zoo.faults.get(entry.spec.key)
+        self._refresh_details(entry, fault)
         self.status.show_status(self.keeper.status.text, self.keeper.status.tone)
         self.status.setVisible(bool(self.keeper.status.text))
         self.question.show_question(self.keeper.question)
         self._refresh_errand()
 
-    def _refresh_details(self, entry: Entry) -> None:
-        self.details.setText(_about(entry))
+    def _refresh_details(self, entry: Entry, fault: Fault | None) -> None:
+        # What the status line or the question says need not be said twice.
+        is_said = self.keeper.question is not None or (fault is not None and fault.sentence == self.keeper.status.text)
+        trouble = "" if fault is None or is_said else fault.sentence
+        self.details.setText(_about(entry, trouble))
         is_busy = entry.spec.key in self.zoo.errands
         self.download.setVisible(entry.state == DOWNLOAD)
         self.download.setEnabled(not is_busy and self.keeper.question is None)
+        self.accept.setVisible(fault is not None and bool(fault.change))
+        self.accept.setEnabled(not is_busy and self.keeper.question is None)
         self.bring.setVisible(entry.state == BRING)
         self.bring.setEnabled(ADDING not in self.zoo.errands)
         self.verify.setVisible(entry.is_ready)
@@ -229,7 +193,7 @@ class ModelsDock(QWidget):
 
     def _refresh_errand(self) -> None:
         errands = dict(self.zoo.errands)
-        self.tree.show_errands(errands)
+        self.tree.show_states(errands, self.zoo.faults)
         key = self._errand_key()
         errand = errands.get(key)
         self.errand.setVisible(errand is not None)
@@ -253,7 +217,7 @@ def _why_kept(entry: Entry) -> str:
     return "" if entry.where == "models folder" else f"It lies in a {entry.where}: remove it there"
 
 
-def _about(entry: Entry) -> str:
+def _about(entry: Entry, trouble: str) -> str:
     spec = entry.spec
     size = "unknown" if entry.size == "?" else entry.size
     facts = [
@@ -271,7 +235,8 @@ def _about(entry: Entry) -> str:
         if spec.homepage
         else ""
     )
+    fault = f'<p style="color:{TONES["warning"]}">{escape(breakable(trouble))}</p>' if trouble else ""
     return (
         f'<p><b style="font-size:14px">{escape(spec.title)}</b> · {entry.state or "looking …"}</p>'
-        f"<p>{escape(spec.description)}</p><table>{rows}</table>{link}"
+        f"<p>{escape(spec.description)}</p>{fault}<table>{rows}</table>{link}"
     )

@@ -1,10 +1,19 @@
-"""Numbering: a box that is drawn while its object has one already describes the next object. No Qt."""
+"""Numbering: which object new marks describe; a box whose object has one already, the next. No Qt."""
 
 from __future__ import annotations
 
-from napari_zeroseg._napari.layers import OBJECT, drawn_shapes
+from napari_zeroseg._napari import prompt_layers
+from napari_zeroseg._napari.layers import OBJECT, POSITIVE, SIGN, drawn_shapes
 from napari_zeroseg._napari.workspace import Workspace
 from napari_zeroseg.errors import ZerosegError
+
+
+def number_next(workspace: Workspace, number: int) -> None:
+    """Let new marks describe that object, and the next point lie on it."""
+    if workspace.points is not None:
+        prompt_layers.set_next(workspace.points, **{OBJECT: number, SIGN: POSITIVE})
+    if workspace.shapes is not None:
+        prompt_layers.set_next(workspace.shapes, **{OBJECT: number})
 
 
 def separate_boxes(workspace: Workspace, fresh: range) -> int | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_zeroseg._napari.history import EditRef, can_be_redone
+from napari_zeroseg._napari.history import EditRef, can_be_redone, set_box
 from napari_zeroseg._napari.layers import ShownPlane, shown_plane
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.instances import OverlapPolicy, changes, erasure
@@ -18,6 +18,9 @@ from napari_zeroseg.segmenter import Patch
 if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Labels
+
+_MANY = 100_000
+"""Pixels from which an edit is recorded as a box: data_setitem takes 0.1 us and 26 bytes for each, and a box less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,7 @@ class Output:
         self.pressed: tuple[float, ...] | None = None
         """World position where the layer was last clicked on, with the picker or any other tool."""
         self._replaced = replaced
+        self._is_stale = False
         self._freed: tuple[int, EditRef | None] | None = None
         layer.mouse_drag_callbacks.append(self._on_press)
         layer.events.paint.connect(self._on_paint)
@@ -116,7 +120,9 @@ class Output:
         dims: Dims,
         earlier: Patch | None = None,
     ) -> Written:
-        """Write one object through the layer's own edit; several inside ``block_history`` are one undo step.
+        """Write one object as an edit of the layer; several inside ``block_history`` are one undo step.
+
+        Afterwards :meth:`show` is due, once for all of them.
 
         Parameters
         ----------
@@ -140,48 +146,59 @@ class Output:
             count += self._erase(own, earlier, patch, label)
         window = self._read(own, patch[0], patch[1])
         local: Patch = (slice(0, window.shape[0]), slice(0, window.shape[1]), patch[2])
-        rows, columns, _ = changes(window, local, label, policy)
-        rows, columns = rows + patch[0].start, columns + patch[1].start
-        count += self._set(own, rows, columns, label)
+        count += self._set(own, patch[0].start, patch[1].start, changes(window, local, label, policy), label)
         if count and largest is not None:
             self.largest = max(largest, label)
         return Written(label, count, self._witness(own, patch, label))
+
+    def show(self) -> None:
+        """Draw the layer anew where writing has not."""
+        if self._is_stale:
+            self._is_stale = False
+            self.layer.refresh(extent=False)
 
     def _erase(self, own: ShownPlane, earlier: Patch, patch: Patch, label: int) -> int:
         """Empty what `earlier` has of the label outside `patch`."""
         window = np.where(earlier[2], self._read(own, earlier[0], earlier[1]), 0)
         r0, c0 = earlier[0].start, earlier[1].start
         kept = _cut(patch[2], patch[0].start - r0, patch[1].start - c0, (window.shape[0], window.shape[1]))
-        rows, columns, _ = erasure(window, kept, label)
-        return self._set(own, rows + r0, columns + c0, 0)
+        return self._set(own, r0, c0, erasure(window, kept, label), 0)
 
     def _witness(self, own: ShownPlane, patch: Patch, label: int) -> tuple[int, ...] | None:
-        rows, columns = np.nonzero(patch[2] & (self._read(own, patch[0], patch[1]) == label))
+        there = patch[2] & (self._read(own, patch[0], patch[1]) == label)
+        rows = np.flatnonzero(there.any(1))
         if not len(rows):
             return None
-        middle = len(rows) // 2
-        place = own.corner(rows[middle] + patch[0].start, columns[middle] + patch[1].start)
+        row = rows[len(rows) // 2]
+        columns = np.flatnonzero(there[row])
+        place = own.corner(row + patch[0].start, columns[len(columns) // 2] + patch[1].start)
         return tuple(int(i) for i in place)
 
     def _read(self, own: ShownPlane, rows: slice, columns: slice) -> NDArray[Any]:
-        selection: list[int | slice] = list(own.index)
-        selection[own.axes[0]], selection[own.axes[1]] = rows, columns
-        plane = np.asarray(self.layer.data[tuple(selection)])
+        plane = np.asarray(self.layer.data[_box(own, rows, columns)])
         return plane if own.axes[0] < own.axes[1] else plane.T
 
-    def _set(self, own: ShownPlane, rows: NDArray[Any], columns: NDArray[Any], label: int) -> int:
-        if not len(rows):
+    def _set(self, own: ShownPlane, row: int, column: int, mask: NDArray[np.bool_], label: int) -> int:
+        """Give the pixels of `mask`, whose first one is at (row, column), a label; how many they are."""
+        count = int(np.count_nonzero(mask))
+        if not count:
             return 0
-        indices = [np.full(len(rows), i, np.intp) for i in own.index]
-        indices[own.axes[0]], indices[own.axes[1]] = rows, columns
         try:
-            self.layer.data_setitem(tuple(indices), label)
+            if count > _MANY and isinstance(self.layer.data, np.ndarray):
+                box = _box(own, slice(row, row + mask.shape[0]), slice(column, column + mask.shape[1]))
+                self._is_stale = True
+                set_box(self.layer, box, mask if own.axes[0] < own.axes[1] else mask.T, label)
+            else:
+                rows, columns = np.nonzero(mask)
+                indices = [np.full(len(rows), i, np.intp) for i in own.index]
+                indices[own.axes[0]], indices[own.axes[1]] = rows + row, columns + column
+                self.layer.data_setitem(tuple(indices), label)
         except (TypeError, NotImplementedError, ValueError, IndexError, OSError) as error:
             raise InputError(
                 f"'{self.layer.name}' cannot be edited, it may be read-only or computed: choose or add another "
                 f"Labels layer as output ({error})."
             ) from error
-        return len(rows)
+        return count
 
     def _on_paint(self, event: Any) -> None:
         """Follow what the user paints, so that an id is never given twice."""
@@ -194,6 +211,12 @@ class Output:
     def _on_data(self) -> None:
         self.largest = None
         self._replaced()
+
+
+def _box(own: ShownPlane, rows: slice, columns: slice) -> tuple[int | slice, ...]:
+    selection: list[int | slice] = list(own.index)
+    selection[own.axes[0]], selection[own.axes[1]] = rows, columns
+    return tuple(selection)
 
 
 def largest_painted(atom: Any) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels, Points, Shapes
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT, data_shape
 from napari_zeroseg.errors import DeviceMemoryError
@@ -65,8 +65,8 @@ def new_shapes(image: Image) -> Shapes:
     )
 
 
-def new_labels(image: Image) -> Labels:
-    """Make an empty Labels layer of the image's shape.
+def new_labels(image: Image, what: str = "labels", dtype: DTypeLike = np.uint16) -> Labels:
+    """Make an empty Labels layer of the image's shape; `what` it holds is part of its name.
 
     Raises
     ------
@@ -76,14 +76,14 @@ def new_labels(image: Image) -> Labels:
     shape = data_shape(image)
     try:
         # 16 bit: napari draws it three times as fast as wider integers, and 65535 objects are seldom too few.
-        data = np.zeros(shape, np.uint16)
+        data = np.zeros(shape, dtype)
     except MemoryError as error:
-        size = np.prod(shape, dtype=float) * 2 / 1e9
+        size = np.prod(shape, dtype=float) * np.dtype(dtype).itemsize / 1e9
         raise DeviceMemoryError(
             f"Labels for all of '{image.name}' would need {size:.0f} GB: open a part of the stack, or add a Labels "
             "layer that is backed by a file (zarr) and choose it as output."
         ) from error
-    return Labels(data, name=f"{image.name} – labels", opacity=0.5, **placement(image))
+    return Labels(data, name=f"{image.name} – {what}", opacity=0.5, **placement(image))
 
 
 def adopt_points(layer: Points) -> None:

@@ -8,23 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Points, Shapes
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QFrame,
-    QPushButton,
-    QScrollArea,
-    QSizePolicy,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QCheckBox, QPushButton, QSpinBox, QWidget
 
-from napari_zeroseg._napari.bridge import QtBridge
 from napari_zeroseg._napari.compare import CompareWindow
 from napari_zeroseg._napari.engine import ModelChoice
+from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.keys import Keys
-from napari_zeroseg._napari.layout import button, form, icon_colour, row, style_of
+from napari_zeroseg._napari.layout import button, column, form, icon_colour, row
 from napari_zeroseg._napari.session import Session
 from napari_zeroseg._napari.text import TextPart
 from napari_zeroseg._napari.widgets import (
@@ -80,7 +70,7 @@ MODES = (
 )
 
 
-class SegmentDock(QWidget):
+class SegmentDock(Dock):
     """Segments the plane on the screen by clicks, boxes and outlines.
 
     Parameters
@@ -89,14 +79,9 @@ class SegmentDock(QWidget):
     """
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__()
-        # napari hands plugins a proxy that wraps whatever is asked of it anew each time, so that no layer would be
-        # the same object twice.
-        self.viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        self.bridge = QtBridge(self)
+        super().__init__(napari_viewer)
         self.session = Session(self.viewer, self.bridge)
         self.keys = Keys(self.viewer, self.session)
-        self._was_docked = False
         self._compare: CompareWindow | None = None
         self._build()
         self._style()
@@ -104,44 +89,16 @@ class SegmentDock(QWidget):
         self._choose_first_image()
         self._refresh()
 
-    def event(self, event: QEvent) -> bool:
-        """End the session when napari takes the dock away; it leaves this widget alive and without a parent."""
-        if event.type() == QEvent.Type.ParentChange:
-            if self.parent() is not None:
-                self._was_docked = True
-            elif self._was_docked:
-                _end(self.session, self.keys)
-        return bool(super().event(event))
+    def _let_go(self) -> None:
+        _end(self.session, self.keys)
 
     # Layout
 
     def _build(self) -> None:
         self.text = TextPart(self.session.wording)
-        content = QWidget()
-        column = QVBoxLayout(content)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(7)
-        for part in (
-            self._build_source(),
-            self._build_prompts(),
-            self.text,
-            self._build_output(),
-            self._build_result(),
-            Folded("More", self._build_more()),
-            Folded("Keys", KeyTable()),
-        ):
-            column.addWidget(part)
-        column.addStretch(1)
-        area = QScrollArea(self)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(content)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
-        self.setMinimumWidth(290)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        more, keys = Folded("More", self._build_more()), Folded("Keys", KeyTable())
+        source, prompts, output = self._build_source(), self._build_prompts(), self._build_output()
+        self._lay_out((source, prompts, self.text, output, self._build_result(), more, keys), 290)
 
     def _build_source(self) -> QWidget:
         self.image = LayerCombo(partial(self._layers, Image), "no image")
@@ -149,6 +106,8 @@ class SegmentDock(QWidget):
         self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
         self.device.setToolTip("Where the model computes")
         self.precision.setToolTip("How exactly the model computes")
+        for one in (self.device, self.precision):
+            one.setMinimumWidth(80)  # both beside each other, however narrow the dock is
         return form(("Image", self.image), ("Model", self.model), ("Runs on", row(self.device, self.precision)))
 
     def _build_prompts(self) -> QWidget:
@@ -157,7 +116,7 @@ class SegmentDock(QWidget):
         self.sign.setToolTip("Whether the next point is on the object or on background (T)")
         self.sign.setFixedWidth(30)
         keep_keys_free(self.sign)
-        return form(("Prompt", row(self.kinds, self.sign)))
+        return row(self.kinds, self.sign)
 
     def _build_output(self) -> QWidget:
         self.labels = LayerCombo(partial(self._layers, Labels), "new Labels layer")
@@ -182,20 +141,14 @@ class SegmentDock(QWidget):
         self.undo = button("Undo", "Take back the last accept or discard (Ctrl-Z)")
         self.refine = button("Refine label", "Pick up the selected label of the output on this plane and improve it")
         keep_keys_free(self.live)
-        part = QWidget()
-        column = QVBoxLayout(part)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(6)
-        for one in (
+        return column(
             self.status,
             self.candidates,
             self.accept,
             row(self.discard, self.next),
             row(self.undo, self.refine),
             row(self.live, self.predict),
-        ):
-            column.addWidget(one)
-        return part
+        )
 
     def _build_more(self) -> QWidget:
         self.batched = QCheckBox("Every box and point is an object")
@@ -216,7 +169,7 @@ class SegmentDock(QWidget):
         )
 
     def _style(self) -> None:
-        self.setStyleSheet(style_of(self.viewer.theme))
+        super()._style()
         colour = icon_colour(self.viewer.theme)
         for kind, one in self.kinds.buttons.items():
             one.setIcon(icon(kind, colour))
@@ -351,7 +304,8 @@ class SegmentDock(QWidget):
         self.text.refresh(session.options.text, session.options.threshold, why_not)
         self.sign.setText("+" if session.is_positive else "−")
         colour = "#2ecc71" if session.is_positive else "#ff4d4d"
-        self.sign.setStyleSheet(f"QPushButton {{ color: {colour}; font-weight: bold; font-size: 15px; padding: 2px; }}")
+        look = "QPushButton { font-weight: bold; font-size: 15px; padding: 2px; }"
+        self.sign.setStyleSheet(f"{look} QPushButton:enabled {{ color: {colour}; }}")
 
     def _refresh_output(self) -> None:
         options, by_words = self.session.options, self.session.wording.is_in_use

@@ -17,10 +17,9 @@ from napari_zeroseg._napari.choosing import Choosing
 from napari_zeroseg._napari.comparing import Comparing
 from napari_zeroseg._napari.engine import Engine, ModelChoice, largest_label, shared_engine
 from napari_zeroseg._napari.hints import Hints
-from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, camera_of
+from napari_zeroseg._napari.layers import NEGATIVE, POSITIVE, SIGN, camera_of
 from napari_zeroseg._napari.ledger import Finished, Ledger, Undone
-from napari_zeroseg._napari.marks import Marks
-from napari_zeroseg._napari.numbering import separate_boxes
+from napari_zeroseg._napari.numbering import number_next, separate_boxes
 from napari_zeroseg._napari.output import Output
 from napari_zeroseg._napari.preview import Preview
 from napari_zeroseg._napari.refining import pick_up
@@ -75,12 +74,12 @@ class Session:
         self.workspace = Workspace(viewer)
         self.ledger = Ledger(self.workspace)
         self.preview = Preview(viewer)
-        self._channel = Channel(bridge, queue if queue is not None else shared_queue())
-        self.asking = Asking(self.workspace, self.preview, self._channel, get_engine, self._say)
-        self.models = Choosing(zoo or shared_zoo(), self.asking, self._channel, get_engine, self._say)
+        self._channel = Channel(bridge, queue if queue is not None else shared_queue(), get_engine)
+        self.asking = Asking(self.workspace, self.preview, self._channel, self._say)
+        self.models = Choosing(zoo or shared_zoo(), self.asking, self._channel, self._say)
         self.wording = Wording(self.workspace, self.preview, self.asking, self._channel)
-        self.comparing = Comparing(self.asking, self.models, self._channel, get_engine)
-        self._ahead = Ahead(self.workspace, self._channel, get_engine, self._say_ahead)
+        self.comparing = Comparing(self.asking, self.models, self._channel)
+        self._ahead = Ahead(self.workspace, self._channel, self._say_ahead)
         self._accept_next = False
         self._hints = Hints(self.workspace)
         self.workspace.chosen.connect(self._on_chosen)
@@ -227,7 +226,8 @@ class Session:
         assert asking.answer is not None
         assert asking.plane is not None
         by_words = asking.answer.phrases is not None
-        finished = [Finished(marks, patch, self._label_of(marks)) for marks, patch in asking.shown if patch[2].any()]
+        class_id = self.options.class_id if self.options.semantic else None
+        finished = [Finished.of(marks, patch, class_id) for marks, patch in asking.shown if patch[2].any()]
         if not finished:
             raise InputError("There is nothing in the preview to accept: click elsewhere, or draw a box.")
         step = self.ledger.accept(finished, asking.plane, self.options.policy)
@@ -236,13 +236,6 @@ class Session:
         else:
             self._start_next(step.objects)
         self._say(step.sentence(is_class=self.options.semantic or by_words), "good")
-
-    def _label_of(self, marks: Marks) -> int | None:
-        if marks.phrase:
-            return marks.object_id
-        if marks.picked is not None:
-            return marks.picked.label
-        return self.options.class_id if self.options.semantic else None
 
     def discard(self) -> None:
         """Drop the preview and the marks on this plane; undo brings the marks back."""
@@ -322,10 +315,7 @@ class Session:
 
     def _set_object(self, number: int) -> None:
         self.asking.object_id = number
-        if self.workspace.points is not None:
-            prompt_layers.set_next(self.workspace.points, **{OBJECT: number, SIGN: POSITIVE})
-        if self.workspace.shapes is not None:
-            prompt_layers.set_next(self.workspace.shapes, **{OBJECT: number})
+        number_next(self.workspace, number)
         self.changed.emit()
 
     # What happens elsewhere

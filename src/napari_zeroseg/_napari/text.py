@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
+from superqt import QElidingLabel
 
 from napari_zeroseg._napari.layout import button, form, row
 from napari_zeroseg._napari.widgets import keep_keys_free
@@ -22,7 +23,7 @@ _THRESHOLD = "How probable a pixel must be; acts at once, without running the mo
 
 
 class Legend(QWidget):
-    """A row a class: its colour, number and phrase, what was found, and a button for its heat map."""
+    """For each class its colour, number and phrase, what was found, and a button for its heat map."""
 
     def __init__(self, toggle_heat: Callable[[str], None], parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -32,7 +33,7 @@ class Legend(QWidget):
         self.heat: list[QPushButton] = []
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setVerticalSpacing(3)
+        self._grid.setVerticalSpacing(1)
         self._grid.setColumnStretch(1, 1)
 
     def show_rows(self, rows: Sequence[LegendRow]) -> None:
@@ -57,17 +58,20 @@ class Legend(QWidget):
         for i, r in enumerate(rows):
             swatch = QLabel()
             swatch.setPixmap(_swatch(r.colour))
-            name = QLabel(f"{r.number}  {r.phrase}")
+            name = QElidingLabel(f"{r.number}  {r.phrase}")
             name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             name.setToolTip(f"Class {r.number} of the output: {r.phrase}")
             figures = QLabel()
             figures.setToolTip("Mean probability inside the mask, and its size")
-            figures.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            figures.setObjectName("zeroseg_figures")
             heat = button("Heat map", f"Show how probable “{r.phrase}” is at each pixel, as a layer")
             heat.setCheckable(True)
             heat.clicked.connect(lambda _=False, phrase=r.phrase: self._toggle_heat(phrase))
-            for column, widget in enumerate((swatch, name, figures, heat)):
-                self._grid.addWidget(widget, i, column)
+            # Figures below the phrase, so that a narrow dock leaves room for both.
+            self._grid.addWidget(swatch, 2 * i, 0)
+            self._grid.addWidget(name, 2 * i, 1)
+            self._grid.addWidget(figures, 2 * i + 1, 1)
+            self._grid.addWidget(heat, 2 * i, 2, 2, 1, Qt.AlignmentFlag.AlignVCenter)
             self.figures.append(figures)
             self.heat.append(heat)
 
@@ -124,6 +128,7 @@ class TextPart(QWidget):
         self.on_box.setToolTip(why_not or _ON_BOX)
         if not self.line.hasFocus() and self.line.text() != text:
             self.line.setText(text)
+            self.line.setCursorPosition(0)
         self.threshold.blockSignals(True)
         self.threshold.setValue(round(100 * threshold))
         self.threshold.blockSignals(False)
@@ -138,6 +143,7 @@ class TextPart(QWidget):
     def _on_return(self) -> None:
         self._wording.enter(self.line.text())
         self.line.clearFocus()
+        self.line.setCursorPosition(0)
 
 
 def _swatch(colour: str) -> QPixmap:

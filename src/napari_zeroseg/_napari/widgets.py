@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QSearchableComboBox
 
-from napari_zeroseg._napari.keys import KEYS
+from napari_zeroseg._napari.keys import KEYS, Key
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -155,7 +155,8 @@ class Choice(QComboBox):
         self._values: list[Any] = []
         self.offer(values)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(6)
+        # Short enough for two beside each other in the narrowest dock.
+        self.setMinimumContentsLength(4)
         keep_keys_free(self)
         self.activated.connect(lambda index: self.picked.emit(self._values[index]))
 
@@ -193,6 +194,7 @@ class Segments(QWidget):
             button.setCheckable(True)
             button.setToolTip(explanation)
             button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            button.setObjectName("zeroseg_segment")
             keep_keys_free(button)
             button.clicked.connect(lambda _=False, value=value: self._on_clicked(value))
             self._group.addButton(button)
@@ -296,20 +298,21 @@ class Folded(QWidget):
 
 
 class KeyTable(QWidget):
-    """The keys and what they do."""
+    """Keys and what they do."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, keys: Sequence[Key] = KEYS, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         grid = QGridLayout(self)
         grid.setContentsMargins(4, 0, 0, 0)
         grid.setVerticalSpacing(6)
         grid.setColumnStretch(1, 1)
-        for row, key in enumerate(KEYS):
+        for row, key in enumerate(keys):
             name = QLabel(key.name)
             name.setObjectName("zeroseg_key")
             name.setAlignment(Qt.AlignmentFlag.AlignCenter)
             does = QLabel(key.does)
             does.setWordWrap(True)
+            does.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
             grid.addWidget(name, row, 0, Qt.AlignmentFlag.AlignTop)
             grid.addWidget(does, row, 1, Qt.AlignmentFlag.AlignTop)
 

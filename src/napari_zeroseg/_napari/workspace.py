@@ -96,19 +96,8 @@ class Workspace:
 
     def picture(self, plane: ShownPlane) -> PictureRef:
         """Refer to that plane of the image as the screen shows it; nothing is read here."""
-        image = self.image
-        assert image is not None
-        data = image.data[0] if image.multiscale else image.data
-        low, high = image.contrast_limits
-        limits, gamma, inverted = (float(low), float(high)), float(image.gamma), False
-        if image.rgb:
-            # napari draws colours as they are and offers no contrast for them.
-            limits, gamma = (0.0, _full_scale(data.dtype)), 1.0
-        else:
-            ends = np.asarray(image.colormap.colors)[[0, -1], :3].sum(1)
-            inverted = bool(ends[0] > ends[1])
-        key = (image.unique_id, self._version, plane.key, limits, gamma, inverted)
-        return PictureRef(data, bool(image.rgb), plane.axes, plane.index, limits, gamma, inverted, key)
+        assert self.image is not None
+        return picture_of(self.image, plane, self._version)
 
     def drawn(self, plane: ShownPlane) -> list[Drawn]:
         """All points and shapes on the plane, in pixels."""
@@ -327,6 +316,21 @@ class Workspace:
             self.choose_shapes(None)
         elif layer is self.labels:
             self.choose_labels(None)
+
+
+def picture_of(image: Image, plane: ShownPlane, version: int = 0) -> PictureRef:
+    """Refer to a plane of an image as the screen shows it; `version` tells one state of its data from another."""
+    data = image.data[0] if image.multiscale else image.data
+    low, high = image.contrast_limits
+    limits, gamma, inverted = (float(low), float(high)), float(image.gamma), False
+    if image.rgb:
+        # napari draws colours as they are and offers no contrast for them.
+        limits, gamma = (0.0, _full_scale(data.dtype)), 1.0
+    else:
+        ends = np.asarray(image.colormap.colors)[[0, -1], :3].sum(1)
+        inverted = bool(ends[0] > ends[1])
+    key = (image.unique_id, version, plane.key, limits, gamma, inverted)
+    return PictureRef(data, bool(image.rgb), plane.axes, plane.index, limits, gamma, inverted, key)
 
 
 def _full_scale(dtype: Any) -> float:

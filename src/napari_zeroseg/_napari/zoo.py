@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 from psygnal import Signal
 
+from napari_zeroseg._napari.channel import sentence
 from napari_zeroseg.catalogue import BUILT_IN, ModelSpec
+from napari_zeroseg.errors import CancelledError, ChangedWeightsError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.registry import list_models
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 READY, DOWNLOAD, BRING, UNKNOWN = "ready", "needs download", "bring a file", ""
 """States of a model; the last one until somebody has looked."""
+
+_FAULTS = {"Downloading": "download failed", "Verifying": "check failed", "Removing": "not removed"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,36 @@ class Entry:
         return cls(spec, READY, size, found.where, str(found.path))
 
 
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """Why an errand came to nothing; remembered until the next one for the model begins.
+
+    Attributes
+    ----------
+    doing : str
+        The errand's.
+    error : Exception
+    """
+
+    doing: str
+    error: Exception
+
+    @property
+    def change(self) -> str:
+        """What differs from the file that came first; "" if that is not the fault."""
+        return self.error.change if isinstance(self.error, ChangedWeightsError) else ""
+
+    @property
+    def words(self) -> str:
+        """What is read beside the model."""
+        return "file changed" if self.change else _FAULTS.get(self.doing, "failed")
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong."""
+        return self.change or sentence(self.error)
+
+
 @dataclass(eq=False)
 class Errand:
     """Something that is being done to a model's files.
@@ -92,6 +126,11 @@ class Errand:
         self.there, self.total = there, total
 
     @property
+    def short(self) -> str:
+        """How far it has come, in two words."""
+        return f"{100 * self.there // self.total} % there" if self.total else self.doing.lower()
+
+    @property
     def words(self) -> str:
         """How far it has come, for people."""
         if self.token.cancelled:
@@ -111,6 +150,7 @@ class Zoo:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {spec.key: Entry.unlooked(spec) for spec in BUILT_IN}
         self.errands: dict[str, Errand] = {}
+        self.faults: dict[str, Fault] = {}
         self._lock = threading.Lock()
         self._looks = 0
 
@@ -144,6 +184,10 @@ class Zoo:
             if number != self._looks:
                 return
             is_new, self.entries = entries != self.entries, entries
+            # Another process, or the user, may have brought what could not be downloaded here.
+            come = [key for key, fault in self.faults.items() if fault.doing == "Downloading" and self.is_ready(key)]
+            for key in come:
+                del self.faults[key]
         if is_new:
             self.changed.emit()
 
@@ -178,11 +222,14 @@ class Zoo:
             if key in self.errands:
                 return self.errands[key]
             errand = self.errands[key] = Errand(doing)
+            self.faults.pop(key, None)
 
         def go() -> None:
             try:
                 result = work(errand)
             except Exception as error:
+                if not isinstance(error, CancelledError):
+                    self.faults[key] = Fault(doing, error)
                 self._end(key)
                 failed(error)
             else:

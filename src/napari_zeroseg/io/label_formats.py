@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg.errors import WriteError
+from napari_zeroseg.io.label_zarr import ZarrLabels
 from napari_zeroseg.io.picture import MICROMETRE, MILLIMETRE
 
 _SHORT = {MICROMETRE: "um", MILLIMETRE: "mm"}
@@ -107,29 +108,11 @@ def _write_tiff(path: Path, labels: LabelPlanes) -> None:
 
 
 def _write_zarr(path: Path, labels: LabelPlanes) -> None:
-    import zarr
-
-    group = zarr.open_group(path, mode="w", zarr_format=3)
-    array = group.create_array(
-        "0",
-        shape=labels.shape,
-        dtype=labels.dtype,
-        chunks=((1,) if len(labels.shape) == 3 else ()) + labels.shape[-2:],
-        dimension_names=list(labels.axes.lower()),
-    )
+    written = ZarrLabels(path)
+    written.create(labels.shape, labels.dtype, labels.spacing, labels.unit)
     for index, plane in enumerate(labels):
-        array[index if len(labels.shape) == 3 else ...] = plane
-    known = bool(labels.spacing)
-    axes = [{"name": axis.lower(), "type": "space"} | ({"unit": labels.unit} if known else {}) for axis in labels.axes]
-    scale: dict[str, Any] = {"type": "scale", "scale": [labels.spacing.get(axis, 1.0) for axis in labels.axes]}
-    ome: dict[str, Any] = {
-        "version": "0.5",
-        "multiscales": [
-            {"name": "labels", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [scale]}]}
-        ],
-        "image-label": {},
-    }
-    group.attrs["ome"] = ome
+        written.write(index, plane)
+    written.finish()
 
 
 def _write_npy(path: Path, labels: LabelPlanes) -> None:

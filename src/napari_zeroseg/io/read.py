@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
+from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -174,6 +177,7 @@ def _open_folder(folder: Path) -> Picture:
             ignored = sum(map(len, by_kind.values())) - len(by_kind[kind])
             if ignored:
                 _log.info("%s: %d pictures that are not %s are left out.", folder.name, ignored, kind)
+            _tell_gaps(by_kind[kind], folder)
             return open_images(by_kind[kind], folder.resolve().name)
     others = [file for files in by_kind.values() for file in files]
     if len(others) == 1:
@@ -184,6 +188,25 @@ def _open_folder(folder: Path) -> Picture:
             f"to a stack: open one of them, such as {others[0].name}."
         )
     raise ReadError(f"The folder {folder.name} holds no picture: {_EXPECTED} was expected.")
+
+
+def _tell_gaps(files: Sequence[Path], folder: Path) -> None:
+    """Say so if the files are numbered and numbers are missing: planes behind a gap are nearer than they should be."""
+    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", file.name) for file in files]
+    if len(files) < 3 or None in parts or len({(part[1], part[3]) for part in parts if part}) > 1:
+        return
+    numbers = [int(part[2]) for part in parts if part]
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    usual = Counter(steps).most_common(1)[0][0]
+    gaps = [(before, before + step) for before, step in zip(numbers, steps, strict=False) if step > usual > 0]
+    if gaps and len(gaps) < len(steps) / 2:
+        where = ", ".join(f"{before} and {after}" for before, after in gaps[:3]) + (", ..." if len(gaps) > 3 else "")
+        _log.warning(
+            "%s: files seem to be missing between the numbers %s. The others are opened as neighbours; if planes are "
+            "missing, put them back.",
+            folder.name,
+            where,
+        )
 
 
 def _stack_of_singles(files: list[Path], kind: str, name: str) -> Picture:

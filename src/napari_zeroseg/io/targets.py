@@ -31,7 +31,7 @@ def write_planes(path: Path, planes: LabelPlanes) -> Path:
     with explained(path):
         try:
             write(temporary, planes)
-            _move(temporary, path)
+            move(temporary, path)
         finally:
             remove(temporary)
     return path
@@ -128,7 +128,8 @@ def _reason(error: OSError, path: Path) -> str:
     return f"{error.strerror or error}. Choose another place."
 
 
-def _move(temporary: Path, path: Path) -> None:
+def move(temporary: Path, path: Path) -> None:
+    """Give a file or folder its name; what was there stays until then."""
     if not temporary.is_dir():
         temporary.replace(path)
         return

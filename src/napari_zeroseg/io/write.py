@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from napari_zeroseg.errors import InputError, ReadError, WriteError
+from napari_zeroseg.errors import InputError, WriteError
 from napari_zeroseg.io.label_formats import LabelPlanes
+from napari_zeroseg.io.label_zarr import ZarrLabels
+from napari_zeroseg.io.plane_files import read_plane, write_plane
 from napari_zeroseg.io.targets import (
     Spacing,
     Units,
@@ -22,11 +23,17 @@ from napari_zeroseg.io.targets import (
     checked_shape,
     checked_target,
     explained,
+    move,
     named_spacing,
     one_unit,
     remove,
     write_planes,
 )
+
+_ABOUT = "about.json"
+_IN_PLACE = "in_place"
+_TIFF = ".tif"
+_ZARR = ".done"
 
 
 def write_labels(path: str | PathLike[str], labels: ArrayLike, spacing: Spacing = None, units: Units = None) -> Path:
@@ -71,10 +78,14 @@ def write_labels(path: str | PathLike[str], labels: ArrayLike, spacing: Spacing 
 
 
 class LabelsWriter:
-    """Collects planes of labels in a hidden folder beside `path`, and writes `path` at the end.
+    """Keeps planes of labels as they come, so that a kill loses at most the plane in work, and makes `path` of them.
 
-    As a context manager it writes `path` where the block ends well, and keeps the planes for the next time where it
-    does not.
+    An OME-Zarr grows at its place where there was nothing before, and can be opened meanwhile. Anything else, and
+    what takes the place of an older result, grows in a hidden folder beside `path` and comes there at the end. The
+    folder is the journal of both: which planes are done, and of which run they are.
+
+    As a context manager it finishes `path` where the block ends well, and keeps the planes for the next time where it
+    does not. Several processes may write planes at once, each with a copy (it can be pickled).
 
     Parameters
     ----------
@@ -108,12 +119,13 @@ class LabelsWriter:
     ) -> None:
         self.shape = checked_shape(shape)
         self.path = checked_target(path)
-        self.folder = self.path.with_name(f".{self.path.name}.partial")
+        self.folder = journal_of(self.path)
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         if self._dtype.kind not in "iu":
             raise InputError(f"Labels are stored as integers; got {self._dtype}.")
         self._spacing = named_spacing(spacing, len(self.shape))
         self._unit = one_unit(units)
+        self._growing: ZarrLabels | None = None
         self._begin({"shape": list(self.shape), "run": run})
 
     @property
@@ -124,9 +136,7 @@ class LabelsWriter:
     @property
     def done(self) -> set[int]:
         """Indices of the planes that are safely written."""
-        if not self.folder.is_dir():
-            return set()
-        return {int(file.stem) for file in self.folder.glob("*.tif") if file.stem.isdecimal()}
+        return planes_in(self.folder)
 
     def write(self, index: int, plane: ArrayLike) -> None:
         """Keep one plane, replacing what was kept for that index before.
@@ -145,20 +155,18 @@ class LabelsWriter:
         WriteError
             If the disk is full or the folder is gone.
         """
-        import tifffile
-
-        file = self._file(index)
+        mark = self._mark(index)
         array = np.asarray(plane)
         check_plane(array, self.shape)
         if int(array.max()) > np.iinfo(self._dtype).max:
             raise InputError(f"{self._dtype} holds labels up to {np.iinfo(self._dtype).max}; got {int(array.max())}.")
-        temporary = file.with_name(f"{file.stem}.{uuid.uuid4().hex[:8]}.tmp")
         with explained(self.path):
-            try:
-                tifffile.imwrite(temporary, array.astype(np.int32), compression="zlib", metadata=None)
-                temporary.replace(file)
-            finally:
-                remove(temporary)
+            if self._growing is None:
+                write_plane(mark, array)
+            else:
+                mark.unlink(missing_ok=True)  # until the plane is whole again
+                self._growing.write(index, array)
+                mark.touch()
 
     def read(self, index: int) -> NDArray[np.int32]:
         """Return one plane as it was kept, (H, W) int32; zeros where none was.
@@ -168,34 +176,35 @@ class LabelsWriter:
         ReadError
             If the kept plane is damaged.
         """
-        import tifffile
-
-        file = self._file(index)
-        if not file.exists():
+        mark = self._mark(index)
+        if not mark.exists():
             return np.zeros(self.shape[-2:], np.int32)
-        try:
-            plane = np.asarray(tifffile.imread(file), np.int32)
-        except Exception as error:  # damaged files fail in as many ways as there are tags
-            raise ReadError(f"{file} is damaged ({error}): delete it, so that its plane is done again.") from error
-        return plane.reshape(self.shape[-2:])
+        plane = read_plane(mark) if self._growing is None else self._growing.read(index)
+        return np.asarray(plane, np.int32).reshape(self.shape[-2:])
 
     def close(self) -> Path:
-        """Write the final file and forget the kept planes; planes that never came are background.
+        """Finish `path` and forget the journal; planes that never came are background.
 
         Raises
         ------
         WriteError
             If it cannot be written; the planes stay.
         """
-        largest = max((int(self.read(index).max()) for index in self.done), default=0)
-        planes = LabelPlanes(self.shape, self.read, self._dtype, largest, self._spacing, self._unit)
-        written = write_planes(self.path, planes)
+        if self._growing is None:
+            largest = max((int(self.read(index).max()) for index in self.done), default=0)
+            planes = LabelPlanes(self.shape, self.read, self._dtype, largest, self._spacing, self._unit)
+            write_planes(self.path, planes)
+        else:
+            with explained(self.path):
+                self._growing.finish()
+                if self._growing.path != self.path:
+                    move(self._growing.path, self.path)
         remove(self.folder)
-        return written
+        return self.path
 
     def discard(self) -> None:
-        """Forget the kept planes; `path` stays as it is."""
-        remove(self.folder)
+        """Forget the kept planes; `path` stays as it was before."""
+        discard(self.path)
 
     def __enter__(self) -> LabelsWriter:
         return self
@@ -206,27 +215,64 @@ class LabelsWriter:
         if kind is None:
             self.close()
 
-    def _file(self, index: int) -> Path:
+    def _mark(self, index: int) -> Path:
+        """What is there once the plane is."""
         if not 0 <= index < self.count:
             raise InputError(f"There is no plane {index}: planes are counted from 0 to {self.count - 1}.")
-        return self.folder / f"{index:06d}.tif"
+        return self.folder / f"{index:06d}{_TIFF if self._growing is None else _ZARR}"
 
     def _begin(self, about: dict[str, Any]) -> None:
         """Take up the folder of an earlier run with the same description, or make one."""
-        description = self.folder / "about.json"
+        is_zarr = self.path.name.lower().endswith(".zarr")
         with explained(self.path):
-            self.folder.mkdir(exist_ok=True)
-            if not description.exists():
+            if not (self.folder / _ABOUT).exists():
+                remove(self.folder)  # what is left of one whose end was broken off
+                self.folder.mkdir()
+                in_place = is_zarr and not self.path.exists()
                 temporary = self.folder / "about.tmp"
-                temporary.write_text(json.dumps(about), encoding="utf-8")
-                temporary.replace(description)
-                return
-            try:
-                found = json.loads(description.read_text(encoding="utf-8"))
-            except ValueError:
-                found = None
+                temporary.write_text(json.dumps({**about, _IN_PLACE: in_place}), encoding="utf-8")
+                temporary.replace(self.folder / _ABOUT)
+        found = _about(self.folder)
+        in_place = found.pop(_IN_PLACE, False)
         if found != about:
             raise WriteError(
                 f"{self.folder} holds {len(self.done)} planes of an unfinished run with another picture or settings: "
                 f"repeat that run to finish it, or delete the folder, or choose another name than {self.path.name}."
             )
+        if is_zarr:
+            self._growing = ZarrLabels(self.path if in_place else self.folder / "labels.ome.zarr")
+            if not self.done:
+                with explained(self.path):
+                    self._growing.create(self.shape, self._dtype, self._spacing, self._unit)
+
+
+def journal_of(path: Path) -> Path:
+    """Return the hidden folder in which an unfinished run on `path` notes what is done."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def planes_in(journal: Path) -> set[int]:
+    """Return the indices of the planes that are done in the folder of an unfinished run."""
+    if not journal.is_dir():
+        return set()
+    return {int(mark.stem) for mark in journal.iterdir() if mark.suffix in (_TIFF, _ZARR) and mark.stem.isdecimal()}
+
+
+def is_growing(path: Path) -> bool:
+    """Whether what is at `path` is the unfinished result of a run that can be taken up."""
+    return path.exists() and bool(_about(journal_of(path)).get(_IN_PLACE))
+
+
+def discard(path: Path) -> None:
+    """Forget an unfinished run on `path`; a result that was there before it stays."""
+    if is_growing(path):
+        remove(path)
+    remove(journal_of(path))
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

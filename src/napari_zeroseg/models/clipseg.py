@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from napari_zeroseg.catalogue import CLIPSEG
 from napari_zeroseg.devices import is_out_of_memory, memory_error, release
 from napari_zeroseg.errors import InputError
-from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.models.clipseg_conditions import highlighted_pixels_of, mix, pixels_of
 from napari_zeroseg.models.clipseg_convert import convert_original, has_clip, is_original
 from napari_zeroseg.models.clipseg_network import ClipSegNetwork, build_module
 from napari_zeroseg.models.clipseg_text import PhraseMemory, Vocabulary, find_vocabulary
+from napari_zeroseg.models.pipelines import seen
 from napari_zeroseg.models.probability_frame import ProbabilityFrame, at_threshold, heat_map
 from napari_zeroseg.models.sam import check_call, check_kinds
-from napari_zeroseg.planes import check_picture
 from napari_zeroseg.segmenter import Embedding, Prediction
 from napari_zeroseg.tiling import whole
 from napari_zeroseg.weights import Weights, locate, weights_of
@@ -137,8 +136,9 @@ class ClipSegSegmenter:
         DeviceMemoryError
             If the device's memory is not enough.
         """
-        picture = _seen(image)
-        with _memory_watched(self.device, "encoding a picture"), torch.inference_mode():
+        picture = seen(image)
+        # not inference_mode: its tensors could not be used under autograd, and a decoder is trained on embeddings
+        with _memory_watched(self.device, "encoding a picture"), torch.no_grad():
             activations = self.network.activations(pixels_of(picture))
         shape = (picture.shape[0], picture.shape[1])
         return Embedding({"activations": activations}, shape, self.model_key, whole(shape))
@@ -244,7 +244,7 @@ class ClipSegSegmenter:
         InputError, InputTypeError
             If the picture cannot be worked with, or the mask is empty or of another shape.
         """
-        picture = _seen(image)
+        picture = seen(image)
         pixels = pixels_of(picture) if mask is None else highlighted_pixels_of(picture, _example(mask, picture))
         with _memory_watched(self.device, "looking at an example"), torch.inference_mode():
             condition = self.network.picture_conditions(pixels)[0].cpu()
@@ -298,13 +298,6 @@ def _memory_watched(device: torch.device, doing: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise memory_error(device, doing) from error
         raise
-
-
-def _seen(image: ArrayLike) -> NDArray[np.uint8]:
-    array = np.asarray(image)
-    check_picture(array)
-    # an alpha channel is a mask of the layout, not part of what is seen
-    return to_uint8(array[..., :3] if array.ndim == 3 else array)
 
 
 def _example(mask: ArrayLike, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:

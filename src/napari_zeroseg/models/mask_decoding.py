@@ -80,6 +80,43 @@ class MaskDecoding:
         scores : (B, K) float32
             Predicted IoU.
         """
+        queries, keys = self._attend(keys, embedding, prompts)
+        return self._upscale.masks(keys, self._hyper(queries, wanted)), self._scores(queries, wanted)
+
+    def decode_above(
+        self, keys: Tensor, embedding: Tensor, prompts: SparsePrompts, wanted: slice, threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Answer a batch of prompts by those masks alone whose predicted IoU is above a threshold.
+
+        The network predicts it from the tokens, before it makes the masks: prompts without any such mask are not
+        upscaled.
+
+        Parameters
+        ----------
+        keys, embedding, prompts, wanted
+            As for :meth:`decode`.
+        threshold : float
+            Predicted IoU that a mask must exceed.
+
+        Returns
+        -------
+        chosen : (B, K) bool
+        logits : (N, 256, 256) float32
+            Of the N chosen masks, prompt by prompt.
+        scores : (B, K) float32
+            Predicted IoU of all.
+        """
+        queries, keys = self._attend(keys, embedding, prompts)
+        scores = self._scores(queries, wanted)
+        chosen = scores > threshold
+        some = chosen.any(1)
+        if not bool(some.any()):
+            return chosen, scores.new_zeros((0, 4 * SIDE, 4 * SIDE)), scores
+        logits = self._upscale.masks(keys[some], self._hyper(queries[some], wanted))
+        return chosen, logits[chosen[some]], scores
+
+    def _attend(self, keys: Tensor, embedding: Tensor, prompts: SparsePrompts) -> tuple[Tensor, Tensor]:
+        """Tokens (B, 5 + N, 256) and image side (B, 4096, 256) once they have seen each other."""
         batch = len(prompts.tokens)
         query_pe = torch.cat([self._output_tokens.expand(batch, -1, -1), prompts.tokens], 1)
         outputs_valid = prompts.valid.new_ones((batch, len(self._output_tokens)))
@@ -92,10 +129,15 @@ class MaskDecoding:
         for block in self._blocks:
             queries, keys = block(queries, keys, query_pe, filling)
         queries = self._decoder.transformer.norm_final_attn(queries + self._final(queries + query_pe, keys))
-        scores = self._decoder.iou_prediction_head(queries[:, 0])[:, wanted]
+        return queries, keys
+
+    def _scores(self, queries: Tensor, wanted: slice) -> Tensor:
+        scores: Tensor = self._decoder.iou_prediction_head(queries[:, 0])[:, wanted]
+        return scores.float()
+
+    def _hyper(self, queries: Tensor, wanted: slice) -> Tensor:
         heads = self._decoder.output_hypernetworks_mlps
-        hyper = torch.stack([heads[i](queries[:, 1 + i]) for i in range(MASK_TOKENS)[wanted]], 1)
-        return self._upscale.masks(keys, hyper), scores.float()
+        return torch.stack([heads[i](queries[:, 1 + i]) for i in range(MASK_TOKENS)[wanted]], 1)
 
 
 class _Scores:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from napari_zeroseg.weights import Weights
 
 
-def build_medsam(spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype) -> SamSegmenter:
+def build_medsam(
+    spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype, *, openvino: bool = False
+) -> SamSegmenter:
     """Build MedSAM of July 2023, strictly.
 
     Raises
@@ -29,10 +31,12 @@ def build_medsam(spec: ModelSpec, weights: Weights, device: torch.device, dtype:
     """
     network = vit_network(spec)
     load_strictly(network, weights.tensors, spec.title)
-    return SamSegmenter(spec, network, MedSamPipeline(), weights.sha256, device, dtype)
+    return SamSegmenter(spec, network, MedSamPipeline(), weights.sha256, device, dtype, openvino=openvino)
 
 
-def build_lite_medsam(spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype) -> SamSegmenter:
+def build_lite_medsam(
+    spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype, *, openvino: bool = False
+) -> SamSegmenter:
     """Build LiteMedSAM, strictly.
 
     Raises
@@ -42,7 +46,7 @@ def build_lite_medsam(spec: ModelSpec, weights: Weights, device: torch.device, d
     """
     network = lite_network()
     load_strictly(network, weights.tensors, spec.title)
-    return SamSegmenter(spec, network, LiteMedSamPipeline(), weights.sha256, device, dtype)
+    return SamSegmenter(spec, network, LiteMedSamPipeline(), weights.sha256, device, dtype, openvino=openvino)
 
 
 def lite_network() -> SamNetwork:

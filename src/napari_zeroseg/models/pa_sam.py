@@ -90,6 +90,13 @@ class PaSamSegmenter(SamSegmenter):
         answer = self.examine(embedding, prompts)
         return answer.logits, answer.scores[:, :1]
 
+    def _decode_above(
+        self, embedding: Embedding, prompts: SparsePrompts, threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits, scores = self._decode(embedding, prompts, True)
+        chosen = scores > threshold
+        return chosen, logits[chosen], scores
+
     def examine(self, embedding: Embedding, prompts: SparsePrompts) -> PaAnswer:
         """Everything that the decoder gives, with its maps of uncertainty and the cells that it sampled."""
         if "guide" not in embedding.memo:

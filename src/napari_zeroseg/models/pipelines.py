@@ -10,11 +10,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.models import resampling, sam_modules
+from napari_zeroseg.planes import check_picture
 from napari_zeroseg.segmenter import Patch
 
 SAM_SIDE = sam_modules.INPUT_SIDE
@@ -112,7 +114,7 @@ class MedSamPipeline:
 class LiteMedSamPipeline:
     """LiteMedSAM's: longest side 256 by area, its own minimum and maximum as 0 and 1, zeros right and below."""
 
-    version = "lite-medsam-1"
+    version = "lite-medsam-2"
 
     def pixels(self, picture: NDArray[np.uint8]) -> Tensor:
         """Resize, normalise, pad."""
@@ -182,7 +184,12 @@ class StretchedFrame:
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Bool mask to logits."""
-        return mask_logits(mask, (LOW_RES_SIDE, LOW_RES_SIDE))
+        return mask_logits(mask, self.cells)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(rows, columns) of the 256 x 256 answer that lie on the picture: all."""
+        return LOW_RES_SIDE, LOW_RES_SIDE
 
     def patch(self, logits: NDArray[np.float32]) -> Patch:
         """Interpolate the probabilities to the picture's pixels and threshold them at one half."""
@@ -190,7 +197,7 @@ class StretchedFrame:
         def matrix(axis: int, first: int, last: int) -> tuple[int, resampling.Matrix]:
             return resampling.bilinear(self.shape[axis], LOW_RES_SIDE, first, last)
 
-        return resampling.thresholded(_sigmoid(logits), 0.5, self.shape, matrix)
+        return resampling.thresholded(resampling.sigmoid(logits), 0.5, self.shape, matrix)
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,12 @@ class LiteFrame:
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Bool mask to logits; the padding is background."""
-        return mask_logits(mask, self.inner)
+        return mask_logits(mask, self.cells)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(rows, columns) of the 256 x 256 answer that lie on the picture."""
+        return self.inner
 
     def patch(self, logits: NDArray[np.float32]) -> Patch:
         """Threshold at 0, which is a probability of one half."""
@@ -220,6 +232,20 @@ class LiteFrame:
             return resampling.bilinear(self.shape[axis], self.inner[axis], first, last)
 
         return resampling.thresholded(logits[: self.inner[0], : self.inner[1]], 0.0, self.shape, matrix)
+
+
+def seen(image: ArrayLike) -> NDArray[np.uint8]:
+    """Any picture that can be worked with as (H, W) or (H, W, 3) uint8.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        If the picture is empty, constant, all NaN, complex, bool or of other dimensions.
+    """
+    array = np.asarray(image)
+    check_picture(array)
+    # an alpha channel is a mask of the layout, not part of what is seen
+    return to_uint8(array[..., :3] if array.ndim == 3 else array)
 
 
 def inner_shape(height: int, width: int, side: int) -> tuple[int, int]:
@@ -250,10 +276,3 @@ def _zero_to_one(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _to_xy(points: NDArray[np.float32], row_scale: float, column_scale: float) -> NDArray[np.float32]:
     return (points.astype(np.float64) * (row_scale, column_scale))[:, ::-1].astype(np.float32)
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    from scipy.special import expit
-
-    probabilities: NDArray[np.float32] = expit(logits)
-    return probabilities

@@ -47,14 +47,14 @@ class ProbabilityFrame:
         def matrix(axis: int, first: int, last: int) -> tuple[int, resampling.Matrix]:
             return resampling.bilinear(self.shape[axis], logits.shape[axis], first, last)
 
-        return resampling.thresholded(_sigmoid(logits), self.threshold, self.shape, matrix, self.window)
+        return resampling.thresholded(resampling.sigmoid(logits), self.threshold, self.shape, matrix, self.window)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """(h, w) logits to the (H, W) probabilities on the picture, box or no box."""
         row, rows = resampling.bilinear(self.shape[0], logits.shape[0], 0, self.shape[0])
         column, columns = resampling.bilinear(self.shape[1], logits.shape[1], 0, self.shape[1])
         # of a picture smaller than the answer, the outermost cells are not used
-        used = _sigmoid(logits[row : row + rows.shape[1], column : column + columns.shape[1]])
+        used = resampling.sigmoid(logits[row : row + rows.shape[1], column : column + columns.shape[1]])
         return np.asarray(rows @ used @ columns.T, np.float32)
 
     def score(self, logits: NDArray[np.float32]) -> float:
@@ -63,7 +63,7 @@ class ProbabilityFrame:
             slice(int(span.start * side / length), math.ceil(span.stop * side / length))
             for span, side, length in zip(self.window, logits.shape, self.shape, strict=True)
         )
-        inside = _sigmoid(logits[cells])
+        inside = resampling.sigmoid(logits[cells])
         inside = inside[inside > self.threshold]
         return float(inside.mean()) if inside.size else 0.0
 
@@ -132,10 +132,3 @@ def _pixels(first: float, last: float, length: int) -> slice:
         stop = start + 1
     start = min(max(start, 0), length - 1)
     return slice(start, min(max(stop, start + 1), length))
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    from scipy.special import expit
-
-    probabilities: NDArray[np.float32] = expit(logits)
-    return probabilities

@@ -112,14 +112,63 @@ def _trimmed(mask: NDArray[np.bool_], first_row: int, first_column: int) -> Patc
     )
 
 
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits to probabilities, of any shape."""
+    from scipy.special import expit
+
+    probabilities: NDArray[np.float32] = expit(logits)
+    return probabilities
+
+
 def area(picture: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Make a picture (H, W) or (H, W, 3) smaller by averaging the area under each pixel; enlarge it bilinearly."""
-    resized = picture.astype(np.float32)
+    """Resize as OpenCV's ``INTER_AREA`` does: average the area under each pixel; enlarge by mixing two neighbours.
+
+    Parameters
+    ----------
+    picture : (H, W) or (H, W, 3) uint8
+    shape : tuple of int
+        (rows, columns) wanted: both at most the picture's, or both at least.
+
+    Returns
+    -------
+    (rows, columns) or (rows, columns, 3) uint8
+    """
+    if shape[0] > picture.shape[0] or shape[1] > picture.shape[1]:
+        return _enlarged(picture, shape)
+    resized: NDArray[np.float32] = picture.astype(np.float32)
     for axis, length in enumerate(shape):
-        cells = picture.shape[axis]
-        matrix = _area_matrix(length, cells) if length < cells else bilinear(length, cells, 0, length)[1]
+        matrix = _area_matrix(length, picture.shape[axis])
         resized = np.moveaxis(np.tensordot(matrix, resized, (1, axis)), 0, axis)
-    return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    if picture.shape[:2] == (2 * shape[0], 2 * shape[1]):
+        resized = np.floor(resized + 0.5)  # OpenCV halves in integers, and rounds halves up there
+    whole: NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    return whole
+
+
+def _enlarged(picture: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Mix the two pixels that each new one lies on, by the area of it on each, in OpenCV's integers."""
+    columns, right = _shares(shape[1], picture.shape[1])
+    rows, below = _shares(shape[0], picture.shape[0])
+    values = np.moveaxis(picture.astype(np.int64), 1, -1)
+    across = np.moveaxis(values[..., columns[0]] * (_WHOLE - right) + values[..., columns[1]] * right, -1, 1)
+    down = below.reshape(-1, *[1] * (picture.ndim - 1))
+    upper, lower = (across[index] >> 4 for index in rows)
+    mixed: NDArray[np.uint8] = ((((upper * (_WHOLE - down)) >> 16) + ((lower * down) >> 16) + 2) >> 2).astype(np.uint8)
+    return mixed
+
+
+_WHOLE = 2048
+"""What a weight of 1 is in OpenCV's integers."""
+
+
+def _shares(length: int, cells: int) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]:
+    """For each of `length` new pixels: the cell that it begins on, the next one, and its share on that one."""
+    factor = length / cells
+    new = np.arange(length)
+    first = np.minimum(np.floor(new * (1 / factor)).astype(np.int64), cells - 1)
+    share = np.maximum(new + 1 - (first + 1) * factor, 0.0)
+    share = np.where(first < cells - 1, share - np.floor(share), 0.0)
+    return (first, np.minimum(first + 1, cells - 1)), np.rint(share * _WHOLE).astype(np.int64)
 
 
 def _area_matrix(length: int, cells: int) -> Matrix:

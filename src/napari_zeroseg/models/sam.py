@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from napari_zeroseg.devices import is_out_of_memory, memory_error, release
 from napari_zeroseg.errors import InputError, InputTypeError, WeightsError
-from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.models import sam_modules, vit
 from napari_zeroseg.models.mask_decoding import MaskDecoding
-from napari_zeroseg.models.pipelines import Pipeline, PromptFrame, SamPipeline
+from napari_zeroseg.models.pipelines import Pipeline, PromptFrame, SamPipeline, seen
 from napari_zeroseg.models.prompt_embedding import PromptEmbedding, SparsePrompts
 from napari_zeroseg.models.tiny_vit import TinyViT
-from napari_zeroseg.planes import check_picture
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Embedding, Prediction
 from napari_zeroseg.tiling import LARGE_PLANE, whole
@@ -55,7 +53,9 @@ class SamNetwork(nn.Module):
         self.mask_decoder = sam_modules.mask_decoder()
 
 
-def build_mobile_sam(spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype) -> SamSegmenter:
+def build_mobile_sam(
+    spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype, *, openvino: bool = False
+) -> SamSegmenter:
     """Build MobileSAM from `weights`, strictly: every parameter must be there and no other.
 
     Raises
@@ -65,10 +65,12 @@ def build_mobile_sam(spec: ModelSpec, weights: Weights, device: torch.device, dt
     """
     network = SamNetwork(TinyViT())
     load_strictly(network, weights.tensors, spec.title)
-    return SamSegmenter(spec, network, SamPipeline(), weights.sha256, device, dtype)
+    return SamSegmenter(spec, network, SamPipeline(), weights.sha256, device, dtype, openvino=openvino)
 
 
-def build_sam_vit(spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype) -> SamSegmenter:
+def build_sam_vit(
+    spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.dtype, *, openvino: bool = False
+) -> SamSegmenter:
     """Build SAM with its ViT encoder of the spec's size, strictly.
 
     Raises
@@ -78,7 +80,7 @@ def build_sam_vit(spec: ModelSpec, weights: Weights, device: torch.device, dtype
     """
     network = vit_network(spec)
     load_strictly(network, weights.tensors, spec.title)
-    return SamSegmenter(spec, network, SamPipeline(), weights.sha256, device, dtype)
+    return SamSegmenter(spec, network, SamPipeline(), weights.sha256, device, dtype, openvino=openvino)
 
 
 def vit_network(spec: ModelSpec) -> SamNetwork:
@@ -99,6 +101,13 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], title: str)
                 f"These weights are not {title}'s: the file {what} {len(keys)} entries, first "
                 f"{', '.join(keys[:3])}. Choose the model that they belong to."
             )
+    whole = [k for k in wanted if wanted[k].is_floating_point() and not tensors[k].is_floating_point()]
+    if whole:
+        raise WeightsError(
+            f"The parameters of {title} are floating-point numbers, but {len(whole)} entries hold "
+            f"{str(tensors[whole[0]].dtype).removeprefix('torch.')}, first {', '.join(whole[:3])}: quantised weights "
+            "are not read; give them in float32 or float16."
+        )
     floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     bad = next((k for k, v in floats.items() if v.is_floating_point() and not torch.isfinite(v).all()), None)
     if bad is not None:
@@ -132,6 +141,8 @@ class SamSegmenter:
         sha256 of the weights, hexadecimal.
     device, dtype
         Where and in what precision the image side is computed.
+    openvino : bool
+        Whether the image encoder is evaluated through OpenVINO, on the CPU.
     """
 
     def __init__(
@@ -142,6 +153,8 @@ class SamSegmenter:
         weights_hash: str,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        openvino: bool = False,
     ) -> None:
         self.spec = spec
         self.device = device
@@ -150,9 +163,22 @@ class SamSegmenter:
         self.model_key = f"{weights_hash[:16]}-{pipeline.version}-{str(dtype).removeprefix('torch.')}"
         network.eval().requires_grad_(False)
         self._network = network
-        self._encoder = encoder_of(network, device, dtype)
+        self._encoder = self._openvino_encoder(weights_hash) if openvino else encoder_of(network, device, dtype)
         self._prompts = PromptEmbedding(network.prompt_encoder, device)
         self._prepare_decoder(network)
+
+    def _openvino_encoder(self, weights_hash: str) -> Callable[[Tensor], Tensor]:
+        from napari_zeroseg.models.openvino_encoder import OpenvinoEncoder
+
+        encoder = OpenvinoEncoder(self._network, weights_hash, self.dtype)
+        self._network.image_encoder = nn.Identity()  # its weights are OpenVINO's now
+        self.model_key += f"-{encoder.name}"
+        return encoder
+
+    @property
+    def prompts_at_once(self) -> int:
+        """How many prompts are answered in one go."""
+        return BATCH[self.device.type]
 
     def _prepare_decoder(self, network: SamNetwork) -> None:
         self._decoding = MaskDecoding(network.prompt_encoder, network.mask_decoder, self.device, self.dtype)
@@ -179,10 +205,7 @@ class SamSegmenter:
         DeviceMemoryError
             If the device's memory is not enough.
         """
-        array = np.asarray(image)
-        check_picture(array)
-        # an alpha channel is a mask of the layout, not part of what is seen
-        picture = to_uint8(array[..., :3] if array.ndim == 3 else array)
+        picture = seen(image)
         pixels = self.pipeline.pixels(picture)
         tensors = self._encode_where_it_fits(pixels)
         shape = (picture.shape[0], picture.shape[1])
@@ -218,12 +241,32 @@ class SamSegmenter:
                 view = embedding.memo["view"] = View(self, embedding.picture, whole_embedding=embedding)
             found: list[Prediction] = view.predict(prompts, multimask)
             return found
+        return self._in_batches(prompts, lambda batch: self._predict_batch(embedding, batch, multimask))
+
+    def predict_above(self, embedding: Embedding, prompts: Sequence[Prompt], threshold: float) -> list[Prediction]:
+        """Answer prompts with those of the three candidates alone whose predicted IoU is above a threshold.
+
+        The others are never made. `embedding` is of one window: a large picture is not looked at in others. Errors are
+        those of :meth:`predict`.
+
+        Returns
+        -------
+        list of Prediction
+            One a prompt, in order, with 0 to 3 candidates.
+        """
+        self._check(embedding, prompts)
+        return self._in_batches(prompts, lambda batch: self._predict_batch(embedding, batch, True, threshold))
+
+    def _in_batches(
+        self, prompts: Sequence[Prompt], answer: Callable[[Sequence[Prompt]], list[Prediction]]
+    ) -> list[Prediction]:
+        """Answer prompts in batches as large as the device's memory allows."""
         predictions: list[Prediction] = []
-        size = BATCH[self.device.type]
+        size = self.prompts_at_once
         while len(predictions) < len(prompts):
             batch = prompts[len(predictions) : len(predictions) + size]
             try:
-                predictions += self._predict_batch(embedding, batch, multimask)
+                predictions += answer(batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -242,8 +285,9 @@ class SamSegmenter:
 
     def _encode_where_it_fits(self, pixels: Tensor) -> dict[str, Tensor]:
         """Encode on the model's device, or on the CPU where that one runs out of memory."""
+        # not inference_mode: its tensors could not be used under autograd, and a decoder is trained on embeddings
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 return self._encode(pixels.to(self.device))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -252,7 +296,7 @@ class SamSegmenter:
                 raise memory_error(self.device, "encoding a picture") from error
             _log.warning("%s ran out of memory; this picture is encoded on the CPU, which takes longer.", self.device)
         release(self.device)
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._encode_on_cpu(pixels)
 
     def _encode_on_cpu(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -266,15 +310,21 @@ class SamSegmenter:
         """1 x 3 x side x side float32 to the tensors of an embedding."""
         return {"image": self._encoder(pixels.to(self.dtype))}
 
-    def _predict_batch(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> list[Prediction]:
-        frame = self.pipeline.frame(embedding.image_shape)
+    def _predict_batch(
+        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool, above: float | None = None
+    ) -> list[Prediction]:
+        shape, frame = embedding.image_shape, self.pipeline.frame(embedding.image_shape)
         with torch.inference_mode():
-            logits, scores = self._decode(embedding, self._embed(prompts, frame, embedding.image_shape), multimask)
-        low_res, predicted = logits.cpu().numpy(), scores.cpu().numpy()
-        return [
-            Prediction(predicted[i], low_res[i], frame, embedding.image_shape, embedding.field)
-            for i in range(len(prompts))
-        ]
+            embedded = self._embed(prompts, frame, shape)
+            if above is None:
+                logits, scores = (part.cpu().numpy() for part in self._decode(embedding, embedded, multimask))
+                answers = list(zip(scores, logits, strict=True))
+            else:
+                parts = self._decode_above(embedding, embedded, above)
+                chosen, logits, scores = (part.cpu().numpy() for part in parts)
+                each = np.split(logits, np.cumsum(chosen.sum(1))[:-1])
+                answers = [(scores[i, chosen[i]], one) for i, one in enumerate(each)]
+        return [Prediction(score, low_res, frame, shape, embedding.field) for score, low_res in answers]
 
     def _embed(self, prompts: Sequence[Prompt], frame: PromptFrame, shape: tuple[int, int]) -> SparsePrompts:
         def tensor(array: ArrayLike) -> Tensor:
@@ -289,11 +339,23 @@ class SamSegmenter:
 
     def _decode(self, embedding: Embedding, prompts: SparsePrompts, multimask: bool) -> tuple[Tensor, Tensor]:
         """(B, K, 256, 256) logits and (B, K) scores, float32."""
+        image, side = self._sides(embedding)
+        return self._decoding.decode(side, image, prompts, slice(1, 4) if multimask else slice(0, 1))
+
+    def _decode_above(
+        self, embedding: Embedding, prompts: SparsePrompts, threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, K) bool, (N, 256, 256) logits of these N, and (B, K) scores, float32."""
+        image, side = self._sides(embedding)
+        return self._decoding.decode_above(side, image, prompts, slice(1, 4), threshold)
+
+    def _sides(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
+        """The (1, 256, 64, 64) embedding, and as the decoder wants it."""
         if "side" not in embedding.memo:
             image = torch.as_tensor(embedding.tensors["image"])
             embedding.memo["side"] = image, self._decoding.image_side(image)
-        image, side = embedding.memo["side"]
-        return self._decoding.decode(side, image, prompts, slice(1, 4) if multimask else slice(0, 1))
+        sides: tuple[Tensor, Tensor] = embedding.memo["side"]
+        return sides
 
 
 def _inside(box: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

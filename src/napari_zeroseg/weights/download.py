@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from napari_zeroseg.errors import DownloadError, LicenceError, WeightsError, WriteError
+from napari_zeroseg.errors import ChangedWeightsError, DownloadError, LicenceError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, forget_pin, model_folder, read_card
 from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
 from napari_zeroseg.weights.folder import bring, locate, size_in_words
 from napari_zeroseg.weights.reading import check_whole
+from napari_zeroseg.weights.repositories import arguments_of
 from napari_zeroseg.weights.sources import WeightsSource, host_of
 
 if TYPE_CHECKING:
@@ -117,13 +118,13 @@ def _check_allowed(spec: ModelSpec, licence_accepted: bool) -> None:
     offer = offer_of(spec)
     if not licence_accepted:
         raise LicenceError(
-            f"{offer.sentence(spec.title)} Accept the licence to download it: `zeroseg download {spec.key} "
+            f"{offer.sentence(spec.title)} Accept the licence to download it: `zeroseg download {arguments_of(spec)} "
             "--accept-licence`, or licence_accepted=True."
         )
     if Settings.from_environment().offline:
         raise DownloadError(
             f"{spec.title} is not on this machine, and ZEROSEG_OFFLINE or HF_HUB_OFFLINE forbids downloads: unset it, "
-            f"or get the file elsewhere and add it with `zeroseg add FILE --key {spec.key}`."
+            f"or get the file elsewhere and add it with `zeroseg add FILE --key {spec.base or spec.key}`."
         )
 
 
@@ -247,10 +248,11 @@ def _compare_with_first(spec: ModelSpec, card: Card) -> None:
     if first is None or first.hash_from != PINNED or first.file != card.file or card.hash_from == PUBLISHED:
         return
     if first.sha256 != card.sha256:
-        raise WeightsError(
+        raise ChangedWeightsError(
             f"{host_of(card.source)} now gives another file for {spec.title} than on {first.date[:10]} (sha256 "
-            f"{card.sha256[:12]}…, then {first.sha256[:12]}…), so it was not kept. If its publisher has replaced it, "
-            f"accept that with `zeroseg download {spec.key} --accept-change`."
+            f"{card.sha256[:12]}…, then {first.sha256[:12]}…), so it was not kept.",
+            f"If its publisher has replaced it, accept that with `zeroseg download {arguments_of(spec)} "
+            "--accept-change`.",
         )
 
 

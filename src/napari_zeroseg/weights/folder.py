@@ -22,6 +22,7 @@ from napari_zeroseg.weights.reading import (
     read_file,
     read_weights,
 )
+from napari_zeroseg.weights.repositories import arguments_of, is_repository, of_repository
 from napari_zeroseg.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
@@ -149,9 +150,10 @@ def missing(spec: ModelSpec) -> WeightsError:
         return WeightsError(f"The weights of {spec.title} are not at {path}: reinstall napari-zeroseg.")
     if spec.state == "needs download":
         size = f" ({size_in_words(spec)})" if spec.size else ""
+        dock = "" if arguments_of(spec) != spec.key else " or in the Models dock"
         return WeightsError(
             f"The weights of {spec.title} are not on this machine: download them{size} with `zeroseg download "
-            f"{spec.key}` or in the Models dock, or give the path of a file as weights."
+            f"{arguments_of(spec)}`{dock}, or give the path of a file as weights."
         )
     return bring(spec)
 
@@ -187,14 +189,17 @@ def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = N
     ----------
     spec : ModelSpec
         The model.
-    given : path or state dict, optional
-        A checkpoint in its place.
+    given : path, state dict or repository, optional
+        A checkpoint in its place. A repository on a hub ("OWNER/NAME") is looked for in hub caches, local folders and
+        the models folder, where :func:`~napari_zeroseg.weights.download.download_model` puts it.
 
     Raises
     ------
     WeightsError
         If they are missing, damaged, unsafe, changed since they came, or another model's.
     """
+    if isinstance(given, str) and is_repository(given):
+        return weights_of(of_repository(spec, given))
     if given is not None:
         weights = read_weights(given, spec.sources[0], spec.title)
         check_family(spec, weights)

@@ -1,0 +1,53 @@
+"""How the user wants to work on a stack. No Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from napari_zeroseg._napari.engine import ModelChoice
+from napari_zeroseg._napari.stack_place import StackPlace
+from napari_zeroseg.automatic import AutomaticOptions
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.propagation import Direction
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the user wants to work; planes are counted from 0 and `last` is one of them."""
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    whole: bool = True
+    first: int = 0
+    last: int = 0
+    everywhere: bool = False
+    """Whether objects of all labelled planes are followed instead of those on the screen's."""
+    direction: Direction = Direction.BOTH
+    threshold: float = 0.8
+    on_range: bool = False
+    """Whether everything is segmented on all planes of the range instead of the screen's."""
+    search: AutomaticOptions = field(default_factory=AutomaticOptions)
+    least_area: int = 0
+    most_area: int = 0
+    """0 is no limit."""
+    line: str = ""
+    probability: float = 0.5
+    gap: int = 0
+    min_planes: int = 1
+
+    def planes(self, place: StackPlace) -> range:
+        """Planes to work on.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if self.whole:
+            return range(place.count)
+        last = min(self.last, place.count - 1)
+        if self.first > last:
+            raise InputError(
+                f"No plane lies from {self.first} to {self.last}: planes go from 0 to {place.count - 1}, the lower "
+                "number first."
+            )
+        return range(self.first, last + 1)

@@ -1,0 +1,320 @@
+"""The Train dock: widgets that show a training session and pass on what the user does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Labels
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QPixmap
+from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QTextBrowser, QVBoxLayout, QWidget
+
+from napari_zeroseg._napari.frame import Dock
+from napari_zeroseg._napari.layers import data_shape
+from napari_zeroseg._napari.layout import button, column, form, row
+from napari_zeroseg._napari.plots import Line, LinePlot, in_two_rows
+from napari_zeroseg._napari.preview import NAME as PREVIEW
+from napari_zeroseg._napari.train_session import PairChoice, TrainingSession
+from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, number
+from napari_zeroseg._napari.widgets import Choice, Folded, ModelCombo, StatusLine, keep_keys_free
+from napari_zeroseg._napari.zoo import shared_zoo
+from napari_zeroseg.errors import ZerosegError
+from napari_zeroseg.training import card as cards
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+_POLL = 300
+"""Milliseconds between two looks into the run's folder."""
+WHAT = (
+    ("decoder", "mask decoder", "Least time and memory: the encoder runs once on each window"),
+    ("class", "class, no prompts", "A decoder that finds all objects of the class by itself"),
+    ("decoder+class", "decoder and class", "Both of these"),
+    ("lora", "encoder (LoRA)", "Small matrices in the encoder, and the decoder: for a GPU, or patience"),
+    ("blocks", "last blocks", "The encoder's last blocks, and the decoder: for a GPU, or patience"),
+    ("all", "everything", "All but the prompt encoder: takes most"),
+)
+_LOSS, _SCORE, _BASE = "#8b949e", "#38bdf8", "#faaa28"
+
+
+class TrainDock(Dock):
+    """Trains a model on labelled layers, in a process of its own, and shows how it does.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer)
+        viewer = self.viewer
+        self.session = TrainingSession(shared_zoo(), self.bridge, lambda: viewer.dims)
+        self.pair_rows: list[PairRow] = []
+        self._card_of: Path | None = None
+        self._picture_of: Path | None = None
+        self._build()
+        self._style()
+        self._connect()
+        self.session.zoo.refresh()
+        self._choose_layers()
+        self.session.find()
+        self._refresh()
+
+    def _let_go(self) -> None:
+        # The run goes on, and the next dock finds it.
+        self._timer.stop()
+        self.session.close()
+
+    # Layout
+
+    def _build(self) -> None:
+        parts = (
+            self._build_data(),
+            self._build_what(),
+            Folded("More", self._build_more()),
+            self._build_actions(),
+            self._build_run(),
+            self._build_curves(),
+        )
+        self._lay_out(parts, 320)
+
+    def _build_data(self) -> QWidget:
+        self._pairs = QVBoxLayout()
+        self._pairs.setContentsMargins(0, 0, 0, 0)
+        holder = QWidget()
+        holder.setLayout(self._pairs)
+        self.add = button("Add a picture", "Learn from another image with its labels as well")
+        return column(holder, self.add)
+
+    def _build_what(self) -> QWidget:
+        self.base = ModelCombo(self.session.zoo.refresh)
+        self.name = QLineEdit()
+        self.name.setToolTip("Under which the result is listed: letters, digits, '_', '-' and '.'")
+        self.what = Choice(WHAT)
+        self.minutes = number(0, 100_000, "How long to train; automatic: some 300 steps", " min", "automatic")
+        return form(("Base", self.base), ("Name", self.name), ("Train", self.what), ("Time", self.minutes))
+
+    def _build_more(self) -> QWidget:
+        self.more = MoreChoices()
+        return self.more
+
+    def _build_actions(self) -> QWidget:
+        self.fits = button("What fits", "Measure, before the start, how long it will take and in how much memory")
+        self.estimate = QLabel()
+        self.estimate.setWordWrap(True)
+        self.train = button("Train", "Start, in a process of its own: it goes on when napari is closed")
+        self.train.setObjectName("zeroseg_accept")
+        return column(self.train, self.fits, self.estimate)
+
+    def _build_run(self) -> QWidget:
+        self.runs = QComboBox()
+        self.runs.setToolTip("Runs that are under way or were made before; choose one to see it or to go on with it")
+        self.runs.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.runs.setMinimumContentsLength(10)
+        keep_keys_free(self.runs)
+        self.go_on = button("Go on", "Go on with this run from what was saved last")
+        self.status = StatusLine()
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.pause = button("Pause", "Stand still after the step that is being done")
+        self.stop = button("Stop", "End after the step that is being done; what was learnt is kept")
+        self.under_way = column(self.progress, row(self.pause, self.stop))
+        return column(form(("Run", row(self.runs, self.go_on))), self.status, self.under_way)
+
+    def _build_curves(self) -> QWidget:
+        self.loss = LinePlot("Loss by step")
+        self.score = LinePlot("IoU on held-back objects by step, and that of the base")
+        self.figures = QLabel()
+        self.figures.setWordWrap(True)
+        self.figures.setObjectName("zeroseg_figures")
+        self.picture = QLabel()
+        self.picture.setToolTip("Held-back objects: truth green, base orange, present blue")
+        self.card = QTextBrowser()
+        self.card.setMinimumHeight(220)
+        self.card_part = Folded("Card of the result", self.card)
+        self.curves = column(self.loss, self.score, self.figures, self.picture, self.card_part)
+        return self.curves
+
+    def _style(self) -> None:
+        super()._style()
+        theme = get_theme(self.viewer.theme)
+        for plot in (self.loss, self.score):
+            plot.set_colours(str(theme.text), str(theme.secondary))
+
+    # What the user does
+
+    def _connect(self) -> None:
+        session = self.session
+        self.add.clicked.connect(lambda: self._add_pair())
+        self.base.picked.connect(lambda key: session.set_choices(base=key))
+        self.name.textChanged.connect(lambda text: session.set_choices(name=text))
+        self.what.picked.connect(lambda what: session.set_choices(what=what))
+        self.minutes.valueChanged.connect(lambda minutes: session.set_choices(minutes=minutes))
+        self.more.changed.connect(lambda name, value: session.set_choices(**{name: value}))
+        self.more.preset_picked.connect(session.set_preset)
+        self.runs.activated.connect(lambda index: session.show_run(self.runs.itemData(index)))
+        for one, call in (
+            (self.fits, self._measure_or_stop),
+            (self.train, session.train),
+            (self.go_on, session.go_on),
+            (self.pause, self._pause_or_resume),
+            (self.stop, partial(session.tell, "stop")),
+        ):
+            one.clicked.connect(lambda _=False, call=call: call())
+        session.changed.connect(self._refresh_soon)
+        session.zoo.changed.connect(self._on_zoo)
+        for events in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
+            events.connect(self._on_layers)
+        self.viewer.events.theme.connect(self._style)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_POLL)
+        self._timer.timeout.connect(session.look)
+        self._timer.start()
+        # By then this object is half gone, so nothing of it may be asked.
+        self.destroyed.connect(lambda _=None, session=session: session.close())
+
+    def _measure_or_stop(self) -> None:
+        if self.session.is_measuring:
+            self.session.cancel_estimate()
+        else:
+            self.session.ask_what_fits()
+
+    def _pause_or_resume(self) -> None:
+        watch = self.session.watch
+        if watch is not None:
+            self.session.tell("resume" if watch.state == "paused" or watch.wanted == "pause" else "pause")
+
+    # Which layers
+
+    def _layers(self, kind: type[Layer]) -> Iterator[Layer]:
+        there = (layer for layer in reversed(self.viewer.layers) if isinstance(layer, kind))
+        return (layer for layer in there if layer.name != PREVIEW)
+
+    def _on_layers(self, _: Any = None) -> None:
+        self.bridge.later("layers", 0, self._choose_layers)
+
+    def _add_pair(self) -> None:
+        self.session.pairs.append(PairChoice())
+        self._choose_layers()
+
+    def _remove_pair(self, pair: PairChoice) -> None:
+        self.session.pairs.remove(pair)
+        self._choose_layers()
+
+    def _choose_layers(self) -> None:
+        """Forget layers that are gone; the first row begins with labels and the image that they fit."""
+        images, labels = list(self._layers(Image)), list(self._layers(Labels))
+        for pair in self.session.pairs:
+            pair.image = pair.image if pair.image in images else None
+            pair.labels = pair.labels if pair.labels in labels else None
+        first = self.session.pairs[0]
+        both = [(one, other) for one in labels for other in images if data_shape(one) == data_shape(other)]
+        fitting = [(one, other) for one, other in both if first.labels in (None, one) and first.image in (None, other)]
+        if fitting and (first.labels is None or first.image is None):
+            first.labels, first.image = fitting[0]
+        self._show_pairs()
+        self._refresh_soon()
+
+    def _show_pairs(self) -> None:
+        if [one.pair for one in self.pair_rows] != self.session.pairs:
+            for old in self.pair_rows:
+                old.setParent(None)
+                old.deleteLater()
+            self.pair_rows = [
+                PairRow(pair, partial(self._layers, Image), partial(self._layers, Labels))
+                for pair in self.session.pairs
+            ]
+            for new in self.pair_rows:
+                self._pairs.addWidget(new)
+                new.changed.connect(self._refresh_soon)
+                new.removed.connect(self._remove_pair)
+        for one in self.pair_rows:
+            one.show_pair(can_go=len(self.pair_rows) > 1)
+
+    # What the session shows
+
+    def _on_zoo(self) -> None:
+        # In whichever thread noticed.
+        self.bridge.post(self._refresh_soon)
+
+    def _refresh_soon(self, _: Any = None) -> None:
+        self.bridge.later("refresh", 0, self._refresh)
+
+    def _refresh(self) -> None:
+        session, choices = self.session, self.session.choices
+        self.base.show_models(session.bases, choices.base)
+        self.name.setPlaceholderText(session.name)
+        self.what.show_value(choices.what)
+        self.more.show_choices(choices)
+        self.estimate.setText(session.estimate)
+        self.estimate.setVisible(bool(session.estimate))
+        self.status.show_status(session.status.text, session.status.tone)
+        self._refresh_runs()
+        watch = session.watch
+        is_live = watch is not None and watch.is_live
+        has_layers = all(pair.image is not None and pair.labels is not None for pair in session.pairs)
+        self.train.setEnabled(has_layers and not is_live and not session.is_preparing)
+        self.fits.setText("Stop measuring" if session.is_measuring else "What fits")
+        self.fits.setEnabled(session.is_measuring or (has_layers and not session.is_preparing))
+        self.go_on.setVisible(watch is not None and watch.can_go_on)
+        self.under_way.setVisible(is_live)
+        self._refresh_curves()
+
+    def _refresh_runs(self) -> None:
+        session = self.session
+        listed = [(None, "new run"), *((folder, f"{name} · {state}") for folder, state, name in session.runs)]
+        if [text for _, text in listed] != [self.runs.itemText(i) for i in range(self.runs.count())]:
+            self.runs.clear()
+            for folder, text in listed:
+                self.runs.addItem(text, folder)
+        watched = None if session.watch is None else session.watch.folder
+        folders = [folder for folder, _ in listed]
+        self.runs.setCurrentIndex(folders.index(watched) if watched in folders else 0)
+
+    def _refresh_curves(self) -> None:
+        watch = self.session.watch
+        self.curves.setVisible(watch is not None)
+        if watch is None:
+            return
+        self.progress.setRange(0, watch.steps)
+        self.progress.setValue(watch.step)
+        is_paused = watch.state == "paused" or watch.wanted == "pause"
+        self.pause.setText("Resume" if is_paused else "Pause")
+        for one in (self.pause, self.stop):
+            one.setEnabled(watch.wanted != "stop")
+        self.loss.show_lines((Line("loss", tuple(watch.losses), _LOSS),), watch.steps)
+        lines = [Line("held-back IoU", tuple(watch.scores), _SCORE)]
+        if watch.base is not None:
+            lines.append(Line("base", ((0, watch.base), (max(1, watch.steps), watch.base)), _BASE, dashed=True))
+        self.score.show_lines(lines, watch.steps)
+        self.figures.setText(watch.figures)
+        self._refresh_picture(watch.folder.previews / Path(watch.picture).name if watch.picture else None)
+        self._refresh_card()
+
+    def _refresh_picture(self, path: Path | None) -> None:
+        if path == self._picture_of and path is not None:
+            return
+        self._picture_of = path
+        picture = QPixmap() if path is None else QPixmap(str(path))
+        self.picture.setVisible(not picture.isNull())
+        if not picture.isNull():
+            smooth = Qt.TransformationMode.SmoothTransformation
+            self.picture.setPixmap(in_two_rows(picture).scaledToWidth(max(200, self.minimumWidth() - 30), smooth))
+
+    def _refresh_card(self) -> None:
+        watch = self.session.watch
+        if watch is None or watch.state != "done":
+            self.card_part.hide()
+            self._card_of = None
+        elif self._card_of != watch.folder.path:
+            self._card_of = watch.folder.path
+            try:
+                self.card.setMarkdown(cards.as_text(cards.read(watch.name)))
+                self.card_part.show()
+            except ZerosegError:  # the model was removed since
+                self.card_part.hide()

@@ -1,0 +1,385 @@
+"""A training session: layers and choices to a run's folder, its process, and what is seen of it. No Qt."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_zeroseg._napari.channel import Bridge, Status, sentence
+from napari_zeroseg._napari.layers import shown_plane
+from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlace, labels_place
+from napari_zeroseg._napari.train_watch import LIVE, RunWatch, in_words, last_sentence, states_of
+from napari_zeroseg._napari.workspace import picture_of
+from napari_zeroseg._napari.zoo import Entry, Zoo
+from napari_zeroseg.errors import CancelledError, InputError, ReadError, ZerosegError
+from napari_zeroseg.training.config import DEFAULT_PROMPTS, TrainingConfig, TrainingPair
+from napari_zeroseg.training.data import TrainingData, check_enough, planes_of
+from napari_zeroseg.training.estimate import PRESETS
+from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
+from napari_zeroseg.training.result import check_name
+from napari_zeroseg.training.split import split_for
+
+if TYPE_CHECKING:
+    from napari.components import Dims
+    from napari.layers import Image, Labels
+
+TRAINABLE = ("build_mobile_sam", "build_sam_vit", "build_medsam", "build_lite_medsam")
+"""Factories of the models that training knows, which says so itself only once torch is imported."""
+
+_RUNS_LISTED = 20
+_SHOWN = (0.0, 255.0)
+"""Contrast of what is gathered: pixels are as the screen shows them already."""
+
+
+@dataclass(eq=False)
+class PairChoice:
+    """Layers to learn from.
+
+    Attributes
+    ----------
+    image, labels : layers or None
+    planes : str
+        As in "0:12"; "" for all with labels.
+    role : str
+        As of :class:`~napari_zeroseg.training.config.TrainingPair`.
+    """
+
+    image: Image | None = None
+    labels: Labels | None = None
+    planes: str = ""
+    role: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainChoices:
+    """What the user has set; each has a default that works, and the names are those of TrainingConfig."""
+
+    name: str = ""
+    base: str = "mobile_sam"
+    what: str = "decoder"
+    minutes: float = 0
+    labels_are: str = "auto"
+    classes: str = ""
+    ignore: str = ""
+    loss: str = "dice_bce"
+    learning_rate: float = 2e-4
+    seed: int = 0
+    prompts: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_PROMPTS))
+    preset: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """As :class:`TrainingConfig` takes them, without name and pairs.
+
+        Raises
+        ------
+        InputError
+            If a text is no number.
+        """
+        values: dict[str, Any] = dict(PRESETS.get(self.preset, {}))
+        values |= {
+            name: getattr(self, name) for name in ("base", "what", "labels_are", "loss", "learning_rate", "seed")
+        }
+        values["minutes"] = self.minutes or None
+        values["prompts"] = {kind: weight for kind, weight in self.prompts.items() if weight > 0}
+        values["classes"] = tuple(_number(part) for part in self.classes.split(",") if part.strip())
+        values["ignore"] = _number(self.ignore) if self.ignore.strip() else None
+        if not values["prompts"]:
+            raise InputError("All prompts to simulate have the weight 0: give at least one of them another.")
+        return values
+
+
+class TrainingSession:
+    """Starts runs, watches one, and says how it stands; all methods return at once.
+
+    Parameters
+    ----------
+    zoo : Zoo
+        Where the result is listed.
+    bridge : Bridge
+    dims : callable
+        The viewer's, which say what is a plane.
+    """
+
+    changed = Signal()
+
+    def __init__(self, zoo: Zoo, bridge: Bridge, dims: Callable[[], Dims]) -> None:
+        self.zoo = zoo
+        self.choices = TrainChoices()
+        self.pairs = [PairChoice()]
+        self.watch: RunWatch | None = None
+        self.runs: list[tuple[RunFolder, str, str]] = []
+        self.estimate = ""
+        self.message = Status("Choose a picture and its labels, then press Train.")
+        self.is_preparing = False
+        self._bridge = bridge
+        self._dims = dims
+        self.is_measuring = False
+        self._child: subprocess.Popen[str] | None = None
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Hear nothing any more; a run goes on."""
+        self._is_closed = True
+        if self._child is not None:
+            self._child.kill()
+        self._bridge.close()
+
+    @property
+    def bases(self) -> list[Entry]:
+        """Models to start from: those that training knows and that are here."""
+        known = [entry for entry in self.zoo.entries.values() if entry.spec.factory.rpartition(":")[2] in TRAINABLE]
+        return [entry for entry in known if entry.is_ready]
+
+    def set_choices(self, **values: Any) -> None:
+        """Change settings."""
+        self.choices = replace(self.choices, **values)
+        self.changed.emit()
+
+    def set_preset(self, name: str) -> None:
+        """Take the settings of one of the presets, "" for none."""
+        self.set_choices(preset=name, what=PRESETS.get(name, {}).get("what", "decoder"))
+
+    @property
+    def name(self) -> str:
+        """Under which the result will be listed."""
+        wanted = self.choices.name.strip()
+        if wanted:
+            return wanted
+        labels = self.pairs[0].labels if self.pairs else None
+        bare = "" if labels is None else re.sub(r"[^A-Za-z0-9_.-]+", "-", labels.name).strip("_.-")[:48]
+        stem = f"my-{bare or 'model'}"
+        taken = {*self.zoo.entries, *(name for _, _, name in self.runs)}
+        return next(one for one in (stem, *(f"{stem}-{i}" for i in range(2, 10_000))) if one not in taken)
+
+    # Runs
+
+    def find(self) -> None:
+        """List the runs of this user, and take up one that is under way or was interrupted last."""
+        self.list_runs()
+        live = [folder for folder, state, _ in self.runs if state in LIVE]
+        last = [folder for folder, state, _ in self.runs[:1] if state in ("stopped", "killed")]
+        for folder in [*live, *last][:1]:
+            self.show_run(folder)
+
+    def list_runs(self) -> None:
+        """Look which runs there are."""
+        self.runs = states_of(list(islice(find_runs(), _RUNS_LISTED)))
+        self.changed.emit()
+
+    def show_run(self, folder: RunFolder | None) -> None:
+        """Watch this run from now on, or none; what is under way goes on."""
+        if folder is None:
+            self.watch = None
+            self._say("Choose a picture and its labels, then press Train.")
+        elif self.watch is None or self.watch.folder != folder:
+            self.watch, self.message = RunWatch(folder), Status("")
+            self.look()
+        self.changed.emit()
+
+    def look(self) -> None:
+        """Read on in the folder of the run that is watched."""
+        watch = self.watch
+        if watch is None:
+            return
+        if not watch.folder.config.is_file():
+            self.watch = None
+            self._say(f"The run in {watch.folder.path} is not there any more: it was moved or removed.", "warning")
+            self.list_runs()
+            return
+        state = watch.state
+        try:
+            is_new = watch.look()
+        except ZerosegError as error:
+            self._say(sentence(error), "warning")
+            return
+        if watch.state != state:
+            self.list_runs()
+            if watch.state == "done":
+                self.zoo.refresh()
+        if is_new:
+            self.changed.emit()
+
+    def tell(self, command: str) -> None:
+        """Pause, resume or stop the run."""
+        if self.watch is not None:
+            self._try(lambda: self.watch and self.watch.tell(command))
+
+    def go_on(self) -> None:
+        """Go on with the run that was interrupted."""
+        if self.watch is not None and self.watch.can_go_on:
+            self.message = Status("")
+            self._try(self.watch.start)
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except ZerosegError as error:
+            self._fail(error)
+        self.changed.emit()
+
+    # From layers to a run
+
+    def train(self) -> None:
+        """Gather what was labelled and start a run on it."""
+
+        def started(folder: RunFolder) -> None:
+            self.message = Status("")
+            self.watch = RunWatch(folder)
+            self._try(self.watch.start)
+            self.list_runs()
+
+        self._prepare("Gathering pictures and labels …", new_run, started)
+
+    def ask_what_fits(self) -> None:
+        """Measure, in a process of its own, how long the run would take and in how much memory."""
+
+        def measured(values: dict[str, Any]) -> None:
+            self.estimate = _what_fits(values)
+            self._say("Measured. Nothing was trained yet.", "good")
+
+        self.is_measuring = self._prepare("Measuring two steps …", self._measure, measured)
+        self.changed.emit()
+
+    def cancel_estimate(self) -> None:
+        """Measure no further."""
+        if self._child is not None:
+            self._child.kill()
+
+    def _prepare(self, doing: str, work: Callable[[TrainingConfig], Any], done: Callable[[Any], None]) -> bool:
+        """Gather, check and `work` in a thread, and hear of it in this one; whether that was begun."""
+        if self.is_preparing:
+            return False
+        try:
+            check_name(self.name)
+            name, settings = self.name, self.choices.settings()
+            gatherings = [_gathering(pair, self._dims()) for pair in self.pairs]
+        except ZerosegError as error:
+            self._fail(error)
+            return False
+        self.is_preparing = True
+        self._say(doing, "busy")
+
+        def go() -> None:
+            try:
+                config = TrainingConfig(name, tuple(gather() for gather in gatherings), **settings)
+                data = TrainingData(config)
+                check_enough(data, config)
+                split_for(data, config)
+                result = work(config)
+            except Exception as error:
+                heard: Any = error
+                self._bridge.post(lambda: self._end_preparing(self._fail, heard))
+            else:
+                self._bridge.post(lambda: self._end_preparing(done, result))
+
+        # A daemon: napari may close meanwhile, and a run that has not begun is no loss.
+        threading.Thread(target=go, name="zeroseg-training", daemon=True).start()
+        return True
+
+    def _end_preparing(self, done: Callable[[Any], None], result: Any) -> None:
+        self.is_preparing = self.is_measuring = False
+        if not self._is_closed:
+            done(result)
+            self.changed.emit()
+
+    def _measure(self, config: TrainingConfig) -> dict[str, Any]:
+        with TemporaryDirectory(prefix="zeroseg-estimate-") as place:
+            folder = new_run(config, Path(place) / "run")
+            if self._is_closed:
+                raise CancelledError("Measuring was stopped.")
+            command = [sys.executable, "-m", "napari_zeroseg", "train", str(folder.config), "--estimate", "--json"]
+            pipe = subprocess.PIPE
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as child:
+                self._child = child
+                out, said = child.communicate()
+            self._child = None
+            if child.returncode:
+                if child.returncode < 0:
+                    raise CancelledError("Measuring was stopped.")
+                raise ReadError(last_sentence(said))
+            values: dict[str, Any] = json.loads(out)
+            return values
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, CancelledError):
+            self._say(sentence(error))
+            return
+        self._bridge.report(error)
+        self._say(sentence(error), "warning")
+
+    def _say(self, text: str, tone: str = "idle") -> None:
+        self.message = Status(text, tone)
+        self.changed.emit()
+
+    @property
+    def status(self) -> Status:
+        """What to tell now: how the run stands, unless something was said since that is not about it."""
+        if self.watch is None or self.is_preparing or self.message.tone == "warning":
+            return self.message
+        return self.watch.status
+
+
+def _gathering(pair: PairChoice, dims: Dims) -> Callable[[], TrainingPair]:
+    """Take hold of a pair's layers, in the window's thread; what it returns copies pixels in any.
+
+    Raises
+    ------
+    InputError
+        If a layer is missing, or the labels are of another shape.
+    """
+    image, labels = pair.image, pair.labels
+    if image is None or labels is None:
+        raise InputError("A picture or its labels are missing: choose an image layer and a labels layer in each row.")
+    place = StackPlace.of(image, dims)
+    own = labels_place(labels, image, place)
+    shown = ShownStack(picture_of(image, shown_plane(image, dims)), place)
+    numbers = LabelStack(labels.data, own)
+    name = labels.name
+
+    def gather() -> TrainingPair:
+        wanted = planes_of(pair.planes, place.count)
+        used = wanted if pair.planes.strip() else [plane for plane in wanted if np.any(numbers.plane(plane))]
+        if not used:
+            raise InputError(f"'{name}' holds no labels: draw some, or choose other labels.")
+        first, count = used[0], used[-1] + 1 - used[0]
+        # What lies between is kept as empty room, so that neighbours remain neighbours.
+        pictures: NDArray[np.uint8] = np.zeros((count, *shown.shape[1:]), np.uint8)
+        values: NDArray[Any] = np.zeros((count, *place.shape), numbers.dtype)
+        for plane in used:
+            pictures[plane - first] = shown.plane(plane)
+            values[plane - first] = numbers.plane(plane)
+        planes = ",".join(str(plane - first) for plane in used)
+        return TrainingPair(pictures, values, planes, pair.role, _SHOWN)
+
+    return gather
+
+
+def _what_fits(values: dict[str, Any]) -> str:
+    memory, free = values["memory_bytes"] / 1e9, values["free_bytes"] / 1e9
+    told = (
+        f"{values['steps']} steps take about {in_words(values['seconds'])} ({in_words(values['seconds_per_epoch'])} an "
+        f"epoch), until {values['end'][11:16]}, and {memory:.1f} GB of memory"
+    )
+    if not values["fits"]:
+        return f"{told}, of which {free:.1f} GB are free: choose a smaller setting."
+    return told + (f"; {free:.1f} GB are free." if free else ".")
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"Classes and the value to ignore are whole numbers, not {text.strip()!r}.") from None

@@ -1,0 +1,172 @@
+"""Parts of the Train dock: a row of layers to learn from, and the settings that one rarely needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QDoubleSpinBox, QLineEdit, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+
+from napari_zeroseg._napari.layout import button, form, row
+from napari_zeroseg._napari.train_session import PairChoice, TrainChoices
+from napari_zeroseg._napari.widgets import Choice, Folded, LayerCombo
+from napari_zeroseg.training.card import KIND_WORDS
+from napari_zeroseg.training.config import LOSSES, PROMPT_KINDS
+from napari_zeroseg.training.estimate import PRESETS
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+ROLES = (
+    ("auto", "both", "A block of its planes is held back for validation"),
+    ("train", "learn", "All of its planes are learnt from"),
+    ("validation", "validate", "None of its planes is learnt from"),
+)
+LABELS_ARE = (
+    ("auto", "auto", "Decided by the labels: numbers in several parts are classes"),
+    ("instances", "objects", "Each number is one object"),
+    ("classes", "classes", "Each number is a class, each connected part an object"),
+)
+
+
+def number(least: float, most: float, about: str, unit: str = "", nothing: str = "") -> QDoubleSpinBox:
+    """A box for a number; `nothing` is what the least one is called."""
+    made = QDoubleSpinBox()
+    made.setRange(least, most)
+    made.setDecimals(1)
+    made.setKeyboardTracking(False)
+    made.setToolTip(about)
+    made.setSuffix(unit)
+    made.setSpecialValueText(nothing)
+    return made
+
+
+class PairRow(QWidget):
+    """Chooses an image, its labels, planes and what they are for.
+
+    Parameters
+    ----------
+    pair : PairChoice
+        What is chosen; written to.
+    images, labels : callable
+        Layers to choose from.
+    """
+
+    changed = Signal()
+    removed = Signal(object)
+
+    def __init__(
+        self, pair: PairChoice, images: Callable[[], Iterable[Layer]], labels: Callable[[], Iterable[Layer]]
+    ) -> None:
+        super().__init__()
+        self.pair = pair
+        self.image, self.labels = LayerCombo(images, "no image"), LayerCombo(labels, "no labels")
+        self.planes = QLineEdit(pair.planes)
+        self.planes.setPlaceholderText("all with labels")
+        self.planes.setToolTip("Planes to learn from, such as 0:12 or 1,4,7; one that is named may be empty")
+        self.role = Choice(ROLES)
+        self.role.setToolTip("Whether this picture is learnt from, validated on, or both")
+        self.remove = button("✕", "Learn from this picture no more")
+        self.remove.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 4)
+        layout.addWidget(
+            form(
+                ("Image", self.image),
+                ("Labels", self.labels),
+                ("Planes", row(self.planes, self.role, self.remove)),
+            )
+        )
+        self.image.picked.connect(partial(self._set, "image"))
+        self.labels.picked.connect(partial(self._set, "labels"))
+        self.planes.textChanged.connect(partial(self._set, "planes"))
+        self.role.picked.connect(partial(self._set, "role"))
+        self.remove.clicked.connect(lambda: self.removed.emit(self.pair))
+
+    def _set(self, name: str, value: object) -> None:
+        setattr(self.pair, name, value)
+        self.changed.emit()
+
+    def show_pair(self, *, can_go: bool) -> None:
+        """Show what is chosen now."""
+        self.image.show_layer(self.pair.image)
+        self.labels.show_layer(self.pair.labels)
+        self.role.show_value(self.pair.role)
+        self.remove.setVisible(can_go)
+
+
+class MoreChoices(QWidget):
+    """Settings whose defaults work."""
+
+    changed = Signal(str, object)
+    """Name and value of a setting."""
+    preset_picked = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        none = ("", "none", "The settings as they are here")
+        self.preset = Choice([none, *((name, name, f"Settings for {name}") for name in PRESETS)])
+        self.preset.setToolTip("Settings that should fit a device with so much memory")
+        self.labels_are = Choice(LABELS_ARE)
+        self.classes, self.ignore = QLineEdit(), QLineEdit()
+        self.classes.setPlaceholderText("all")
+        self.classes.setToolTip("Labels to learn, such as 1,3")
+        self.ignore.setPlaceholderText("none")
+        self.ignore.setToolTip("Label of pixels that count neither as object nor as background")
+        self.loss = Choice([(loss, loss.replace("_", " + "), "") for loss in LOSSES])
+        self.rate = number(1e-7, 1, "Learning rate of AdamW")
+        self.rate.setDecimals(7)
+        self.rate.setSingleStep(1e-5)
+        self.seed = QSpinBox()
+        self.seed.setRange(0, 2**31 - 1)
+        self.seed.setToolTip("Of everything random")
+        self.prompts = {
+            kind: number(0, 100, "How often it is simulated, relative to the others; 0 for never")
+            for kind in PROMPT_KINDS
+        }
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(
+            form(
+                ("Preset", self.preset),
+                ("Labels are", self.labels_are),
+                ("Classes", self.classes),
+                ("Ignore", self.ignore),
+                ("Loss", self.loss),
+                ("Rate", self.rate),
+                ("Seed", self.seed),
+            )
+        )
+        rows = form(*((KIND_WORDS[kind], box) for kind, box in self.prompts.items()))
+        layout.addWidget(Folded("Prompts to simulate", rows))
+        self._connect()
+
+    def _connect(self) -> None:
+        self.preset.picked.connect(lambda name: self.preset_picked.emit(name))
+        for widget, signal, name in (
+            (self.labels_are, "picked", "labels_are"),
+            (self.loss, "picked", "loss"),
+            (self.classes, "textChanged", "classes"),
+            (self.ignore, "textChanged", "ignore"),
+            (self.rate, "valueChanged", "learning_rate"),
+            (self.seed, "valueChanged", "seed"),
+        ):
+            getattr(widget, signal).connect(partial(self.changed.emit, name))
+        for box in self.prompts.values():
+            box.valueChanged.connect(
+                lambda _: self.changed.emit("prompts", {kind: one.value() for kind, one in self.prompts.items()})
+            )
+
+    def show_choices(self, choices: TrainChoices) -> None:
+        """Show what is chosen now; tells nobody."""
+        self.preset.show_value(choices.preset)
+        self.labels_are.show_value(choices.labels_are)
+        self.loss.show_value(choices.loss)
+        boxes: list[tuple[Any, float]] = [(self.rate, choices.learning_rate), (self.seed, choices.seed)]
+        boxes += [(box, choices.prompts.get(kind, 0)) for kind, box in self.prompts.items()]
+        for box, value in boxes:
+            box.blockSignals(True)
+            box.setValue(value)
+            box.blockSignals(False)

@@ -1,0 +1,374 @@
+"""Files in, labels out: the rest of what is labelled, what words name, and the votes of masks over a map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg import provenance
+from napari_zeroseg.automatic import AutomaticOptions, segment_everything
+from napari_zeroseg.cascade import (
+    Example,
+    Queue,
+    SimilarOptions,
+    TextOptions,
+    examples_of,
+    segment_text,
+    vote,
+)
+from napari_zeroseg.cascade.find import search_planes, taken_of
+from napari_zeroseg.cascade.search import side_for
+from napari_zeroseg.cascade.shown import Known, learn_from
+from napari_zeroseg.cascade.words import Word, find_word, load_word, save_word, teach
+from napari_zeroseg.embeddings import default_store
+from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.intensity import to_uint8
+from napari_zeroseg.io.picture import Picture
+from napari_zeroseg.io.read import open_image
+from napari_zeroseg.io.targets import checked_target
+from napari_zeroseg.io.write import LabelsWriter, discard, is_growing
+from napari_zeroseg.locks import only_run_on
+from napari_zeroseg.planes import Planes, check_picture
+from napari_zeroseg.seeds import planes_of
+from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.view import View
+
+_EXAMPLES = 64
+"""Examples at most that a stack is searched by, spread over its labelled planes: more say nothing new."""
+
+
+@dataclass(frozen=True)
+class FindRun:
+    """What to find in a file.
+
+    Attributes
+    ----------
+    source, out : Path
+        The picture or stack, and where its labels go.
+    like : Path, optional
+        Labels of the same planes, 0 where nothing is known: all objects that look like them are found.
+    word : str, optional
+        A word that was taught.
+    text : sequence of str
+        Phrases, for a model that takes text.
+    vote : Path, optional
+        A map of classes of the same planes, which gets the outlines of masks.
+    planes : str, optional
+        As for ``zeroseg segment``.
+    contrast : tuple of float, optional
+    similar : SimilarOptions
+    words : TextOptions
+    by_class : bool
+        Write classes (the phrase's number) in place of a number for each object.
+    overwrite : bool
+    """
+
+    source: Path
+    out: Path
+    like: Path | None = None
+    word: str | None = None
+    text: Sequence[str] = ()
+    vote: Path | None = None
+    planes: str | None = None
+    contrast: tuple[float, ...] | None = None
+    similar: SimilarOptions = field(default_factory=SimilarOptions)
+    words: TextOptions = field(default_factory=TextOptions)
+    by_class: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One plane: its labels, and what is told of it."""
+
+    labels: NDArray[Any]
+    told: Mapping[str, Any]
+
+
+class _Way(Protocol):
+    """What is done with a plane."""
+
+    def __call__(self, view: View, plane: int, first: int) -> _Found:
+        """Label a plane; new objects are numbered from `first`."""
+        ...
+
+
+def find_file(
+    job: FindRun,
+    load: Callable[[], Segmenter],
+    load_text: Callable[[], Segmenter],
+    bar: Callable[[int, int], Any],
+) -> dict[str, Any]:
+    """Label ``job.source`` in ``job.out``, with the provenance as JSON beside it.
+
+    Parameters
+    ----------
+    job : FindRun
+    load, load_text : callable
+        Load the model that draws, and the one that reads; each is called if it is needed.
+    bar : callable
+        Makes a progress bar from (planes in all, planes already done).
+
+    Returns
+    -------
+    dict
+        The report on all planes with the provenance.
+
+    Raises
+    ------
+    InputError, ReadError, WriteError, WeightsError
+    """
+    out = checked_target(job.out)
+    sources = [path.expanduser() for path in (job.source, job.like, job.vote) if path is not None]
+    _check_apart(out, sources)
+    with only_run_on(out):
+        if out.exists() and not job.overwrite and not is_growing(out):
+            raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
+        picture = open_image(sources[0])
+        series = picture.planes()
+        planes = planes_of(job.planes, len(series))
+        model = load()
+        see = _Sight(series, picture, job.contrast, model)
+        way = _way(job, model, load_text, see, planes)
+        return _write(job, out, picture, model, see, planes, way, bar)
+
+
+class _Sight:
+    """Planes of a file as a model sees them."""
+
+    def __init__(
+        self, series: Planes, picture: Picture, contrast: tuple[float, ...] | None, model: Segmenter | None
+    ) -> None:
+        self.series = series
+        given = contrast or picture.metadata.get("contrast_limits")
+        self._limits = None if given is None else (float(given[0]), float(given[1]))
+        self._model = model
+        self._store = default_store(64 * 2**20)
+
+    def __call__(self, plane: int) -> View:
+        assert self._model is not None
+        pixels = self.series.read(plane)
+        check_picture(pixels)
+        return View(self._model, to_uint8(pixels, self._limits), self._store)
+
+
+def _way(
+    job: FindRun, model: Segmenter, load_text: Callable[[], Segmenter], see: _Sight, planes: Sequence[int]
+) -> _Way:
+    given = [name for name in ("like", "word", "text", "vote") if getattr(job, name)]
+    if len(given) != 1:
+        raise InputError("Give one of what to find: labelled examples, a taught word, phrases, or a map to vote on.")
+    if job.text:
+        return _by_text(job, load_text(), model)
+    if job.vote is not None:
+        return _by_vote(_labels_of(job.vote, see.series), model)
+    if job.word is not None:
+        return _by_word(job, load_word(job.word), model)
+    assert job.like is not None
+    return _by_examples(job, _labels_of(job.like, see.series), model, see)
+
+
+def _labels_of(path: Path, series: Planes) -> Planes:
+    labels = open_image(path.expanduser()).planes()
+    if len(labels) != len(series) or labels.plane_shape != series.plane_shape:
+        raise InputError(
+            f"{path} has {len(labels)} planes of {labels.plane_shape}, but the picture {len(series)} of "
+            f"{series.plane_shape}: give labels of the same planes."
+        )
+    return labels
+
+
+def _by_examples(job: FindRun, labels: Planes, model: Segmenter, see: _Sight) -> _Way:
+    examples: list[Example] = []
+    for plane in range(len(labels)):
+        here = examples_of(labels.read(plane))
+        view = see(plane) if here else None
+        examples += [Example(one.mask, label=1, picture=view) for one in here]
+    if not examples:
+        raise InputError(f"{job.like} holds no label: mark at least one object.")
+    shown = examples[:: max(1, -(-len(examples) // _EXAMPLES))]
+    known = [Known.of(one, model, [], None) for one in shown]
+    side = side_for(see.series.plane_shape, [one.patch for one in known], job.similar)
+    learnt = learn_from(known, [], side, None)
+
+    def do(view: View, plane: int, first: int) -> _Found:
+        there = np.asarray(labels.read(plane))
+        queue = search_planes([view], learnt, side, taken_of(there, [view], []), job.similar)
+        return _with(there, queue, first)
+
+    return do
+
+
+def _by_word(job: FindRun, word: Word, model: Segmenter) -> _Way:
+    def do(view: View, plane: int, first: int) -> _Found:
+        return _with(np.zeros(view.shape, np.int32), find_word(model, view, word, options=job.similar), first)
+
+    return do
+
+
+def _with(known: NDArray[Any], queue: Queue, first: int) -> _Found:
+    new = queue.to_labels(0, first)
+    told = {
+        "objects": len(queue),
+        "absence": round(queue.absence(), 3),
+        "certainty": [round(one.certainty, 3) for one in queue],
+    }
+    return _Found(np.where(known > 0, known, new), told)
+
+
+def _by_text(job: FindRun, text_model: Segmenter, model: Segmenter) -> _Way:
+    def do(view: View, plane: int, first: int) -> _Found:
+        result = segment_text(view, job.text, text_model, model, job.words)
+        labels = result.to_labels("class" if job.by_class else "instance")
+        if not job.by_class:
+            labels[labels > 0] += first - 1
+        told = {
+            "objects": len(result.instances),
+            "phrases": [one.phrase for one in result.instances],
+            "notes": result.notes,
+        }
+        return _Found(labels, told)
+
+    return do
+
+
+def _by_vote(classes: Planes, model: Segmenter) -> _Way:
+    def do(view: View, plane: int, first: int) -> _Found:
+        masks = segment_everything(model, view, AutomaticOptions())
+        given = np.asarray(classes.read(plane))
+        voted = vote(masks, given)
+        return _Found(voted, {"objects": len(masks), "changed": int(np.count_nonzero(voted != given))})
+
+    return do
+
+
+def _write(
+    job: FindRun,
+    out: Path,
+    picture: Picture,
+    model: Segmenter,
+    see: _Sight,
+    planes: Sequence[int],
+    way: _Way,
+    bar: Callable[[int, int], Any],
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    series = see.series
+    shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
+    settings = _settings(job, model, planes)
+    run = hashlib.sha256(json.dumps([settings, provenance.now()], sort_keys=True).encode()).hexdigest()[:16]
+    discard(out)  # of a run that was stopped: this one begins anew
+    reports: list[dict[str, Any]] = []
+    first = 1 if job.like is None else 1 + _highest(_labels_of(job.like, series))
+    writer = LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
+    try:
+        with bar(len(planes), 0) as progress:
+            for plane in planes:
+                found = way(see(plane), plane, first)
+                writer.write(plane, found.labels)
+                first = max(first, int(found.labels.max()) + 1)
+                reports.append({"plane": plane, **found.told})
+                progress.update()
+    except BaseException:
+        writer.discard()
+        raise
+    objects = sum(report["objects"] for report in reports)
+    what = "masks voted" if job.vote is not None else "objects found"
+    seconds = time.perf_counter() - start
+    result = {
+        "out": str(out),
+        "run": run,
+        "settings": settings,
+        "summary": f"{out}: {objects} {what} on {len(planes)} plane(s) in {seconds:.1f} s.",
+        "planes": reports,
+        "seconds": round(seconds, 3),
+        "finished": provenance.now(),
+        **provenance.environment(),
+    }
+    provenance.prepare(writer.path, result)
+    writer.close()
+    provenance.commit(writer.path)
+    return result
+
+
+def _highest(labels: Planes) -> int:
+    return max(int(labels.read(plane).max()) for plane in range(len(labels)))
+
+
+def _settings(job: FindRun, model: Segmenter, planes: Sequence[int]) -> dict[str, Any]:
+    inputs = {
+        name: provenance.identity_of(path.expanduser())
+        for name, path in (("input", job.source), ("like", job.like), ("vote", job.vote))
+        if path is not None
+    }
+    return {
+        **inputs,
+        "word": job.word,
+        "text": list(job.text),
+        "model": model.spec.key,
+        "model_hash": model.model_key,
+        "planes": list(planes),
+        "contrast": job.contrast,
+        "similar": asdict(job.similar),
+        "words": asdict(job.words),
+        "version": version("napari-zeroseg"),
+    }
+
+
+def _check_apart(out: Path, inputs: Sequence[Path]) -> None:
+    for path in inputs:
+        if path.resolve() == out.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
+            raise InputError(f"{out} is {path} itself or lies inside it: choose another name for the labels.")
+
+
+def teach_file(
+    word: str,
+    source: Path,
+    labels: Path,
+    load: Callable[[], Segmenter],
+    load_text: Callable[[], Segmenter] | None = None,
+    contrast: tuple[float, ...] | None = None,
+) -> tuple[Word, Path]:
+    """Teach a word from the labelled planes of a file, and keep it.
+
+    Parameters
+    ----------
+    word : str
+    source, labels : Path
+        A picture or stack, and labels of the same planes.
+    load, load_text : callable
+        Load the model that learns it, and one that takes text to compare with.
+    contrast : tuple of float, optional
+
+    Returns
+    -------
+    tuple of (Word, Path)
+        The word, and its folder.
+
+    Raises
+    ------
+    InputError, ReadError, WriteError
+    """
+    picture = open_image(source.expanduser())
+    series = picture.planes()
+    known = _labels_of(labels, series)
+    numbered = {plane: np.asarray(known.read(plane)) for plane in range(len(series))}
+    chosen = [plane for plane, one in numbered.items() if one.any()]
+    if not chosen:
+        raise InputError(f"{labels} holds no label: mark at least one object.")
+    model = load()
+    see = _Sight(series, picture, contrast, model)
+    text_model = load_text() if load_text is not None else None
+    learnt = teach(
+        word, model, [see(plane) for plane in chosen], [numbered[plane] for plane in chosen], text_model=text_model
+    )
+    return learnt, save_word(learnt)

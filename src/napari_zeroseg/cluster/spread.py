@@ -1,0 +1,280 @@
+"""What starts a run on a cluster and collects its reports."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from scipy.ndimage import find_objects
+
+from napari_zeroseg import tiling
+from napari_zeroseg.cluster.worker import (
+    Block,
+    Known,
+    Recipe,
+    describe,
+    do_block,
+    embed_block,
+    find_block,
+    number_block,
+    propagate_on_worker,
+)
+from napari_zeroseg.embeddings import default_store
+from napari_zeroseg.encode_ahead import EncodedPlane
+from napari_zeroseg.errors import ClusterError, ZerosegError
+from napari_zeroseg.io.read import open_image
+from napari_zeroseg.io.write import LabelsWriter
+from napari_zeroseg.propagate_file import PropagateRun
+from napari_zeroseg.seeds import planes_of
+from napari_zeroseg.stack import PlaneReport
+from napari_zeroseg.tasks import Done, PlaneTask, kept
+from napari_zeroseg.tiling import Field
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_LARGEST = 16
+"""Planes of a block at most: what is told at once, and what another worker takes up when one dies."""
+
+_BLOCKS_EACH = 4
+"""Blocks for each worker at least, so that none waits long for the slowest at the end."""
+
+_RETRIES = 2
+"""How often a block that failed is tried again: shared disks have their moments."""
+
+T = TypeVar("T")
+
+
+class Spread:
+    """The workers of a cluster do a task; see :class:`napari_zeroseg.tasks.Runner`.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    recipe : Recipe
+    source : Path
+        The picture, where every worker sees it.
+
+    Raises
+    ------
+    ClusterError
+        If no worker can load the model because the cluster is gone or lacks this package.
+    """
+
+    def __init__(self, client: Client, recipe: Recipe, source: Path) -> None:
+        self._client = client
+        self._recipe = recipe
+        self._source = source.absolute()
+        future = client.submit(describe, recipe, pure=False, retries=_RETRIES)
+        self.model: Known = _result(future)
+
+    def run(self, task: PlaneTask, planes: Sequence[int], first: int, writer: LabelsWriter) -> Iterator[Done]:
+        """Do planes of the task; yield a report for each, without labels, which the workers have written.
+
+        Where objects are numbered through all planes, a plane gets its numbers as soon as it is known how many
+        objects all planes before it have: those that one process would have given.
+        """
+        block = self._block(writer)
+        chunks = blocks_of(planes, self._workers)
+        work = self._numbered(block, task, chunks) if task.numbers_on else self._done(block, task, chunks)
+        for report in work:
+            yield report, None
+
+    def embed(self, planes: Sequence[int], options: Mapping[str, Any]) -> Iterator[EncodedPlane]:
+        """Encode planes into the workers' cache folder; a budget is shared out by planes."""
+        chunks = blocks_of(planes, self._workers)
+        block = self._block(None)
+        with _Tasks(self._client, block.stop) as tasks:
+            for chunk in chunks:
+                mine = dict(options)
+                if mine.get("budget_bytes") is not None:
+                    mine["budget_bytes"] = mine["budget_bytes"] * len(chunk) // len(planes)
+                tasks.add(embed_block, block, mine, chunk)
+            for _, reports in tasks:
+                yield from reports
+
+    def propagate(self, job: PropagateRun, bar: Callable[[int, int], Any]) -> dict[str, Any]:
+        """Propagate on a cluster: all workers encode, then one of them follows the objects.
+
+        An object's place on a plane is known from the plane before, so the planes are followed one after the other, all
+        objects of a plane in one batch: the result is that of one process. What takes nearly all of the time is
+        encoding, and that is shared out: on each plane the windows in which the outlined objects lie. Where an object
+        leaves its window, that worker encodes the next. The workers' cache folder is one that all of them see.
+
+        Parameters
+        ----------
+        job : PropagateRun
+        bar : callable
+            Makes a progress bar of the planes to be encoded, from (planes in all, planes already done).
+
+        Returns
+        -------
+        dict
+            As of :func:`propagate_file`.
+        """
+        job = replace(
+            job,
+            source=job.source.absolute(),
+            seeds=job.seeds.absolute(),
+            out=job.out.absolute(),
+            table=None if job.table is None else job.table.absolute(),
+        )
+        picture = open_image(job.source)
+        planes = planes_of(job.planes, len(picture.planes()))
+        limits = job.contrast or picture.metadata.get("contrast_limits")
+        how = {
+            "fields": _fields_of(job.seeds, picture.planes().plane_shape),
+            "limits": None if limits is None else (float(limits[0]), float(limits[1])),
+        }
+        if default_store().folder is not None and not job.out.exists():
+            with bar(len(planes), 0) as progress:
+                for _ in self.embed(planes, how):
+                    progress.update()
+        block = self._block(None)
+        with _Tasks(self._client, block.stop) as tasks:
+            tasks.add(propagate_on_worker, block, job)
+            ((_, report),) = tasks
+        told: dict[str, Any] = report
+        return told
+
+    @property
+    def _workers(self) -> int:
+        return max(1, len(self._client.nthreads()))
+
+    def _block(self, writer: LabelsWriter | None) -> Block:
+        return Block(self._source, self._recipe, self.model.model_key, f"zeroseg-stop-{uuid.uuid4().hex}", writer)
+
+    def _done(self, block: Block, task: PlaneTask, chunks: Sequence[list[int]]) -> Iterator[PlaneReport]:
+        with _Tasks(self._client, block.stop) as tasks:
+            for chunk in chunks:
+                tasks.add(do_block, block, task.on(chunk), chunk)
+            for _, reports in tasks:
+                yield from reports
+
+    def _numbered(self, block: Block, task: PlaneTask, chunks: Sequence[list[int]]) -> Iterator[PlaneReport]:
+        assert block.writer is not None
+        numbers = _Numbers(block.writer, chunks)
+        with _Tasks(self._client, block.stop) as tasks:
+            for chunk in chunks:
+                tasks.add(find_block, block, task.on(chunk), chunk)
+            for function, reports in tasks:
+                if function is number_block:
+                    yield from reports
+                    continue
+                for ready, offsets in numbers.add(reports):
+                    tasks.add(number_block, block, offsets, ready, priority=1)
+
+
+class _Numbers:
+    """Counts the objects of planes, in order, whatever order they come in."""
+
+    def __init__(self, writer: LabelsWriter, chunks: Sequence[list[int]]) -> None:
+        done = writer.done.difference(itertools.chain(*chunks))
+        reports = {plane: report for plane in done if (report := kept(writer.folder, plane))}
+        self._counts = {plane: len(report.objects) for plane, report in reports.items()}
+        self._chunks = list(chunks)
+        self._found: dict[int, list[PlaneReport]] = {}
+
+    def add(self, reports: list[PlaneReport]) -> Iterator[tuple[list[PlaneReport], dict[int, int]]]:
+        """Take a block's reports, and give the blocks that can be numbered now, with what to add on each plane."""
+        self._found[reports[0].plane] = reports
+        self._counts.update({report.plane: len(report.objects) for report in reports})
+        while self._chunks and self._chunks[0][0] in self._found:
+            ready = self._found.pop(self._chunks.pop(0)[0])
+            yield ready, {report.plane: self._before(report.plane) for report in ready}
+
+    def _before(self, plane: int) -> int:
+        return sum(count for other, count in self._counts.items() if other < plane)
+
+
+class _Tasks:
+    """Tasks on the cluster; leaving early stops them."""
+
+    def __init__(self, client: Client, stop: str) -> None:
+        from distributed import as_completed
+
+        self._client = client
+        self._stop = stop
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._futures = as_completed(loop=client.loop)
+
+    def __enter__(self) -> _Tasks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, ClusterError):
+            return
+        from distributed import Event
+
+        with suppress(Exception):  # what stopped the run is told, not this
+            Event(self._stop, self._client).set()  # what is being computed stops at the next window
+            self._client.cancel(list(self._futures.futures), force=True)
+
+    def add(self, function: Callable[..., Any], *arguments: object, priority: int = 0) -> None:
+        """Have a function called on some worker."""
+        key = f"{function.__name__}-{uuid.uuid4().hex}"
+        self._functions[key] = function
+        self._futures.add(
+            self._client.submit(function, *arguments, key=key, retries=_RETRIES, priority=priority, pure=False)
+        )
+
+    def __iter__(self) -> Iterator[tuple[Callable[..., Any], Any]]:
+        """Functions and what they returned, as they are done."""
+        for future in self._futures:
+            result = _result(future)
+            function = self._functions.pop(future.key)
+            future.release()
+            yield function, result
+
+
+def _fields_of(seeds: Path, shape: tuple[int, int]) -> list[Field]:
+    """The windows in which outlined objects lie; one plane of labels is in memory at a time."""
+    series = open_image(seeds).planes()
+    fields: dict[Field, None] = {}
+    for plane in range(len(series)):
+        labels = series.read(plane)
+        present, numbered = np.unique(labels, return_inverse=True)  # the largest label may be very large
+        for found in find_objects(numbered.reshape(labels.shape) + int(present[0] != 0)):
+            if found is not None:
+                rows, columns = found
+                extent = (rows.start, columns.start, rows.stop - 1, columns.stop - 1)
+                fields.setdefault(tiling.window_for(shape, extent))
+    return list(fields)
+
+
+def blocks_of(planes: Sequence[int], workers: int) -> list[list[int]]:
+    """Cut planes into blocks for so many workers."""
+    size = min(_LARGEST, max(1, len(planes) // (_BLOCKS_EACH * workers)))
+    return [list(planes[start : start + size]) for start in range(0, len(planes), size)]
+
+
+def _result(future: Future[T]) -> T:
+    """What a task returned; what went wrong on the way to it, in a sentence."""
+    from distributed import KilledWorker
+    from distributed.comm.core import CommClosedError
+
+    try:
+        return future.result()
+    except ZerosegError:
+        raise
+    except KilledWorker as error:
+        raise ClusterError(
+            "A block of planes was given up because the workers that had it died, which is mostly for want of memory: "
+            "start fewer of them, or give each more. Planes that are done are kept."
+        ) from error
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            f"The workers do not have {error.name}: install the same napari-zeroseg where they run."
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise ClusterError(
+            "The scheduler is gone. Planes that are done are kept: start it and its workers again, and the same "
+            "command goes on from there."
+        ) from error

@@ -1,0 +1,1 @@
+"""A prediction against the truth: what both are made of, how they are matched, and the report."""

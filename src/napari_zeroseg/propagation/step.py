@@ -1,0 +1,235 @@
+"""One step: objects of one plane found on the next, all that share a field of view in one batch of the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg import tiling
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.prompts import Prompt, PromptKind
+from napari_zeroseg.propagation import masks
+from napari_zeroseg.propagation.motion import motion_in, plane_shift
+from napari_zeroseg.propagation.result import PropagationOptions
+from napari_zeroseg.segmenter import Patch, Prediction
+from napari_zeroseg.tiling import Field
+from napari_zeroseg.view import View
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+
+_SMALLEST = 12
+"""Pixels below which an object is not followed: SAM's answer has cells of several pixels."""
+
+_SLOPE = 0.5
+"""Pixels by which an outline moves per pixel of distance between planes, as for a membrane at 63 degrees to them."""
+
+_LEAST_OVERLAP = 0.4
+"""Part of the overlap to be expected that a candidate must have to be the same object."""
+
+_LEAST_SCORE = 0.94
+"""Part of the predicted IoU of an object's own outline that it must have on the next plane. What a network thinks of
+its masks differs from model to model and from object to object, so no fixed figure says that one is gone."""
+
+_OVERLAP_COUNTS = 0.25
+"""Weight of the overlap against the predicted IoU in the choice of a candidate."""
+
+_TIGHTEST = 0.05
+"""Predicted IoU added to the first of three candidates. With a box all three are one object, and the first is the
+tightest; what the others take of a neighbour is carried on to all planes behind (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object on the next plane: its mask, the predicted IoU, and the IoU with where motion had put it."""
+
+    patch: Patch
+    score: float
+    overlap: float
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An object where motion puts it, and the window in which to look for it."""
+
+    expected: Patch
+    field: Field
+
+
+def advance(
+    view: View,
+    before: NDArray[np.uint8],
+    objects: Mapping[int, Patch],
+    options: PropagationOptions,
+    planes: int = 1,
+    usual: Mapping[int, float] | None = None,
+    protected: NDArray[np.integer] | None = None,
+    cancel: CancelToken | None = None,
+) -> dict[int, Found | None]:
+    """Find objects of one plane on another.
+
+    Parameters
+    ----------
+    view : View
+        The plane to look at.
+    before : (H, W) or (H, W, 3) uint8 array
+        The plane that `objects` are on.
+    objects : Mapping of int to Patch
+        By label.
+    options : PropagationOptions
+    planes : int
+        Distance of both planes; more than 1 over a gap.
+    usual : Mapping of int to float, optional
+        Predicted IoU of the objects where they were outlined, from :func:`own_scores`.
+    protected : (H, W) integer array, optional
+        Labels that stay: an object gets no pixel that has another one.
+    cancel : CancelToken, optional
+        Looked at between windows.
+
+    Returns
+    -------
+    dict of int to Found or None
+        None where an object is not there any more.
+    """
+    asked = _asked(view, before, objects)
+    found: dict[int, Found | None] = dict.fromkeys(objects)
+    for field in dict.fromkeys(one.field for one in asked.values()):
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        members = {label: one for label, one in asked.items() if one.field == field}
+        for label, answer in _answers(view, field, members).items():
+            one = _chosen(answer, asked[label].expected, options.step * planes)
+            floor = _LEAST_SCORE * (usual or {}).get(label, 0.0)
+            found[label] = one if one is not None and one.score >= floor else None
+    return _apart(found, view.shape, protected)
+
+
+def own_scores(view: View, objects: Mapping[int, Patch], options: PropagationOptions) -> dict[int, float]:
+    """Predicted IoU of objects on the plane where they are known, asked in the way of :func:`advance`.
+
+    Parameters
+    ----------
+    view : View
+    objects : Mapping of int to Patch
+        By label.
+    options : PropagationOptions
+
+    Returns
+    -------
+    dict of int to float
+        0 where the network finds something else.
+    """
+    there = {
+        label: _Asked(patch, tiling.window_for(view.shape, masks.extent(patch)))
+        for label, patch in objects.items()
+        if masks.area(patch) >= _SMALLEST
+    }
+    scores = dict.fromkeys(objects, 0.0)
+    for field in dict.fromkeys(one.field for one in there.values()):
+        members = {label: one for label, one in there.items() if one.field == field}
+        for label, answer in _answers(view, field, members).items():
+            one = _chosen(answer, objects[label], options.step)
+            scores[label] = 0.0 if one is None else one.score
+    return scores
+
+
+def _asked(view: View, before: NDArray[np.uint8], objects: Mapping[int, Patch]) -> dict[int, _Asked]:
+    """Where motion puts the objects; those that have left the plane are left out."""
+    shift = plane_shift(before, view.picture) if objects else (0, 0)
+    aligned = {label: masks.moved(patch, shift, view.shape) for label, patch in objects.items()}
+    fields = {
+        label: tiling.window_for(view.shape, masks.extent(patch))
+        for label, patch in aligned.items()
+        if masks.area(patch)
+    }
+    asked = {}
+    for field in dict.fromkeys(fields.values()):
+        motion = motion_in(field, before, view.picture, shift)
+        for label in (label for label, own in fields.items() if own == field):
+            expected = motion.carried(aligned[label])
+            if masks.area(expected) >= _SMALLEST:
+                asked[label] = _Asked(expected, field)
+    return asked
+
+
+def _answers(view: View, field: Field, members: Mapping[int, _Asked]) -> dict[int, Prediction]:
+    """Three candidates for each object of a window, in one batch."""
+    prompts = [_prompt(view.model.spec.accepts, one.expected, field) for one in members.values()]
+    answers = view.model.predict(view.embedding(field), prompts, True)
+    return {label: answer.on(field, view.shape) for label, answer in zip(members, answers, strict=True)}
+
+
+def _prompt(accepts: frozenset[PromptKind], expected: Patch, field: Field) -> Prompt:
+    """What to ask about one object, of all that the model takes, in the window's own pixels."""
+    origin = np.array([field.r0, field.c0], np.float32)
+    box = np.array(masks.extent(expected), np.float32) - np.tile(origin, 2) + np.array([-1, -1, 1, 1], np.float32)
+    depth = masks.depth(expected)
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    point = np.array([[expected[0].start + row - 1, expected[1].start + column - 1]], np.float32) - origin
+    return Prompt(
+        points=point if PromptKind.POINTS in accepts else None,
+        box=box if PromptKind.BOX in accepts else None,
+        mask=masks.crop(expected, *field.slices) if PromptKind.MASK in accepts else None,
+    )
+
+
+def _chosen(answer: Prediction, expected: Patch, step: float) -> Found | None:
+    """The best candidate by predicted IoU and overlap, or None if none is the object."""
+    usual = _usual_overlap(expected, step)
+    best: tuple[float, Found] | None = None
+    for k, score in enumerate(answer.scores):
+        patch = answer.patch(k)
+        overlap = masks.iou(patch, expected)
+        if masks.area(patch) < _SMALLEST or overlap < _LEAST_OVERLAP * usual:
+            continue
+        merit = float(score) + _OVERLAP_COUNTS * min(overlap / usual, 1.0) + _TIGHTEST * (k == 0)
+        if best is None or merit > best[0]:
+            best = merit, Found(patch, float(score), overlap)
+    return None if best is None else best[1]
+
+
+def _usual_overlap(expected: Patch, step: float) -> float:
+    """IoU to be expected of an object with itself `step` pixels deeper, from its area and the length of its outline."""
+    size = masks.area(expected)
+    outline = 2 * np.sqrt(np.pi * size)
+    return float(size / (size + outline * min(_SLOPE * step, np.sqrt(size) / 4)))
+
+
+def _apart(
+    found: dict[int, Found | None], shape: tuple[int, int], protected: NDArray[np.integer] | None
+) -> dict[int, Found | None]:
+    """Give each pixel that several want to the one with the best score; those with other labels are no one's."""
+    taken = np.zeros(shape, bool)
+    order = sorted((label for label, one in found.items() if one is not None), key=lambda label: -_score(found[label]))
+    for label in order:
+        one = found[label]
+        assert one is not None
+        rows, columns, _ = one.patch
+        patch = masks.without(one.patch, taken)
+        if protected is not None and masks.area(patch):
+            kept = np.asarray(protected[patch[0], patch[1]])
+            patch = masks.trimmed(patch[0], patch[1], patch[2] & ((kept == 0) | (kept == label)))
+        found[label] = replace(one, patch=patch) if masks.area(patch) >= _SMALLEST else None
+        taken[rows, columns] |= one.patch[2]
+    return found
+
+
+def _score(one: Found | None) -> float:
+    return 0.0 if one is None else one.score
+
+
+def check_model(accepts: frozenset[PromptKind], title: str) -> None:
+    """Raise if a model cannot be asked about an object by its box or its mask.
+
+    Raises
+    ------
+    InputError
+    """
+    if not accepts & {PromptKind.BOX, PromptKind.POINTS}:
+        raise InputError(
+            f"{title} takes neither boxes nor points, which following objects needs: choose another model."
+        )

@@ -1,0 +1,148 @@
+"""The card of a trained model: what it was made of and how good it is, for people (Markdown) and programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_zeroseg.errors import ReadError
+from napari_zeroseg.training.events import plain
+from napari_zeroseg.weights.cards import model_folder
+
+JSON_FILE = "training.json"
+TEXT_FILE = "training.md"
+
+KIND_WORDS = {
+    "box": "tight box",
+    "loose_box": "box a little off",
+    "point": "point anywhere on it",
+    "point_in_box": "point anywhere in its box",
+    "gaussian_point": "point near its middle",
+    "box_centre": "middle of its box",
+    "mass_centre": "centre of mass",
+    "gaussian_centre": "weighted centre",
+    "centre": "one click in its middle",
+    "corner": "click, and one on background",
+    "correction": "click and correction",
+    "mask": "rough mask",
+}
+
+
+def read(key: str) -> dict[str, Any]:
+    """Return the card of a trained model by its key.
+
+    Raises
+    ------
+    ReadError
+        If it has none, because it was not trained here.
+    """
+    path = model_folder(key) / JSON_FILE
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReadError(f"{key} has no card of a training: it was not trained here, or {path} is damaged.") from error
+    return card
+
+
+def write(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write both forms into a folder."""
+    (folder / JSON_FILE).write_text(json.dumps(plain(dict(card)), indent=2) + "\n", encoding="utf-8")
+    (folder / TEXT_FILE).write_text(as_text(plain(dict(card))), encoding="utf-8")
+
+
+def as_text(card: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    base, data, split = card["base"], card["data"], card["split"]
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"Trained on {card['date'][:10]} from {base['title']} (`{base['key']}`).",
+        f"Licence of the base: {base['licence']}.",
+        *([base["licence_note"]] if base.get("licence_note") else []),
+        "",
+        card["verdict"],
+        "",
+        "## Figures",
+        "",
+        f"From {split['held_back']}: {split['report_objects']} objects that were not learnt from. {split['note']}",
+        "",
+        *_mask_rows(card.get("masks", {})),
+        *_class_rows(card.get("class")),
+        "## Data",
+        "",
+        f"{data['objects']} objects on {data['planes']} planes, {split['train_objects']} of them learnt from.",
+        f"Fingerprint: `{data['fingerprint']}`.",
+        "",
+        *[f"- {pair['image']} with {pair['labels']}" for pair in data["pairs"]],
+        "",
+        "## Settings",
+        "",
+        f"Trained: {card['settings']['what']}. {card['steps']} steps in {card['seconds'] / 60:.1f} minutes on "
+        f"{card['device']}.",
+        "",
+        "```json",
+        json.dumps({name: value for name, value in card["settings"].items() if name != "pairs"}, indent=2),
+        "```",
+        "",
+        "## Files",
+        "",
+        f"- base: sha256 `{base['sha256']}`",
+        f"- made by napari-zeroseg {card['version']}",
+        *([f"- curve and previews: {', '.join(card['files'])}"] if card.get("files") else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(gains: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None) -> tuple[bool, str]:
+    """Whether the trained model should be used instead of its base, and why, in a sentence or two.
+
+    Parameters
+    ----------
+    gains : mapping of str to mapping
+        From :func:`napari_zeroseg.training.validation.compared`, by kind of prompt.
+    found : mapping or None
+        Figures of the class segmenter.
+    """
+    if not gains:
+        return True, f"Finds its class without a prompt: foreground IoU {found['iou']:.3f}." if found else ""
+    mean = sum(entry["gain"] for entry in gains.values()) / len(gains)
+    sure = [kind for kind, entry in gains.items() if entry["gain_interval"][0] > 0]
+    worse = [kind for kind, entry in gains.items() if entry["gain_interval"][1] < 0]
+    if mean <= 0:
+        text = "The base was as good or better on the planes held back: use it, or label more and train longer."
+        return False, text + (f" Worse for {_kinds(worse)}." if worse else "")
+    text = f"Better than its base by {mean:+.3f} IoU on average over the kinds of prompt."
+    if not sure:
+        text += " No interval excludes 0: these objects are too few to tell it from chance; label more to be sure."
+    elif len(sure) < len(gains):
+        text += f" Beyond chance for {_kinds(sure)}; for the others the interval includes 0."
+    if worse:
+        text += f" Worse for {_kinds(worse)}."
+    return True, text
+
+
+def _kinds(kinds: Sequence[str]) -> str:
+    return ", ".join(KIND_WORDS.get(kind, kind) for kind in kinds)
+
+
+def _mask_rows(masks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not masks:
+        return []
+    rows = ["| prompt | objects | IoU base | IoU trained | gain (95 % interval) | Dice base | Dice trained |"]
+    rows.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for kind, entry in masks.items():
+        low, high = entry["gain_interval"]
+        rows.append(
+            f"| {KIND_WORDS.get(kind, kind)} | {entry['objects']} | {entry['iou_before']:.3f} "
+            f"| {entry['iou_after']:.3f} | {entry['gain']:+.3f} ({low:+.3f} to {high:+.3f}) "
+            f"| {entry['dice_before']:.3f} | {entry['dice_after']:.3f} |"
+        )
+    return [*rows, ""]
+
+
+def _class_rows(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    return [f"Class without prompts: foreground IoU {found['iou']:.3f}, Dice {found['dice']:.3f}.", ""]

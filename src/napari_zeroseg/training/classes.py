@@ -1,0 +1,271 @@
+"""The segmenter of a class: a light decoder on the same embedding that finds all objects of a plane without a prompt.
+
+It gives three maps of 256 x 256: foreground, borders of objects, and depth inside them (1 in the middle, 0 at the
+border), from which a watershed makes the objects; the depth is what separates those that touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_zeroseg import tiling
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.models.pipelines import LOW_RES_SIDE
+from napari_zeroseg.models.sam import SamSegmenter
+from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.tiling import Field
+from napari_zeroseg.training.data import TrainingData, TrainingObject
+from napari_zeroseg.training.losses import bce, dice
+from napari_zeroseg.training.patches import Cells, Seen
+
+if TYPE_CHECKING:
+    from napari_zeroseg.view import View
+
+HEAD_FILE = "class_head.safetensors"
+PICTURE_SIDE = 512
+"""Side at which the head sees the picture itself, for borders finer than the embedding's 64 cells."""
+
+_MIDDLE = 0.5
+"""Depth above which a pixel belongs to the middle of an object, from which watershed starts."""
+
+
+class ClassHead(nn.Module):
+    """(B, 256, 64, 64) embeddings and (B, 3, 512, 512) pictures to (B, 3, 256, 256) maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = nn.Sequential(nn.Conv2d(256, 96, 1), nn.GroupNorm(8, 96), nn.GELU(), nn.Conv2d(96, 96, 3, 1, 1))
+        self.wide = nn.Sequential(nn.GroupNorm(8, 96), nn.GELU(), nn.Conv2d(96, 48, 3, 1, 1), nn.GroupNorm(8, 48))
+        self.stem = nn.Sequential(
+            nn.Conv2d(12, 24, 3, 1, 1), nn.GELU(), nn.Conv2d(24, 24, 3, 1, 1), nn.GroupNorm(8, 24)
+        )
+        self.join = nn.Sequential(
+            nn.GELU(), nn.Conv2d(72, 32, 3, 1, 1), nn.GELU(), nn.Conv2d(32, 32, 3, 1, 1), nn.GELU(), nn.Conv2d(32, 3, 1)
+        )
+
+    def forward(self, image: Tensor, picture: Tensor) -> Tensor:
+        """Logits of foreground, border and depth."""
+        image, picture = (x.contiguous(memory_format=torch.channels_last) for x in (image, picture))
+        x = F.interpolate(self.narrow(image), scale_factor=2, mode="bilinear", align_corners=False)
+        x = F.interpolate(self.wide(x), scale_factor=2, mode="bilinear", align_corners=False)
+        fine = self.stem(F.pixel_unshuffle(picture, 2))
+        out: Tensor = self.join(torch.cat([x, fine], 1))
+        return out
+
+
+def maps_of(head: ClassHead, image: Tensor, picture: Tensor, dtype: torch.dtype) -> Tensor:
+    """The head's maps in float32, computed in `dtype`."""
+    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+        maps: Tensor = head(image, picture)
+    return maps.float()
+
+
+def picture_of(pixels: Tensor) -> Tensor:
+    """A family's normalised (1, 3, side, side) as the head sees it, (1, 3, 512, 512)."""
+    return F.interpolate(pixels.float(), (PICTURE_SIDE, PICTURE_SIDE), mode="area")
+
+
+def targets_of(seen: Seen, cells: Cells) -> tuple[Tensor, Tensor]:
+    """(3, 256, 256) foreground, border and depth, and the (256, 256) weight, of a patch."""
+    small = _nearest(seen.objects, cells)
+    inside = small > 0
+    depth = np.zeros(small.shape, np.float32)
+    border = np.zeros(small.shape, bool)
+    for number, box in enumerate(ndimage.find_objects(np.maximum(small, 0)), 1):
+        if box is None:
+            continue
+        mask = np.pad(small[box] == number, 1)
+        distance = ndimage.distance_transform_edt(mask)[1:-1, 1:-1]
+        mask = mask[1:-1, 1:-1]
+        depth[box][mask] = (distance / distance.max())[mask]
+        border[box] |= mask & (distance <= 1)
+    # a cell beyond the border belongs to it as well, so that it is two cells wide
+    border |= inside & ndimage.binary_dilation(border) & (depth < _MIDDLE)
+    target = torch.zeros((3, LOW_RES_SIDE, LOW_RES_SIDE))
+    target[:, : cells.rows, : cells.columns] = torch.from_numpy(np.stack([inside, border, depth]).astype(np.float32))
+    return target, cells.weight(seen.objects)
+
+
+def class_loss(maps: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Dice + BCE of the foreground, half the BCE of borders, and the absolute error of the depth inside objects."""
+    foreground = dice(maps[:, 0], target[:, 0], weight) + bce(maps[:, 0], target[:, 0], weight)
+    border = bce(maps[:, 1], target[:, 1], weight)
+    inside = weight * target[:, 0]
+    depth = (inside * (maps[:, 2].sigmoid() - target[:, 2]).abs()).sum((-2, -1)) / inside.sum((-2, -1)).clamp_min(1)
+    return (foreground + 0.5 * border + depth).mean()
+
+
+def side_for(data: TrainingData, objects: list[TrainingObject]) -> int:
+    """Side of the windows in which most objects of the class are seen with their surroundings; 0 is the whole plane."""
+    sizes = [max(one.box[2] - one.box[0], one.box[3] - one.box[1]) + 1 for one in objects]
+    wanted = tiling.CONTEXT * float(np.quantile(sizes, 0.9))
+    longest = max(max(plane.shape) for plane in data.planes)
+    return next((side for side in tiling.sides((longest, longest)) if wanted <= side < longest), 0)
+
+
+def fields_of(shape: tuple[int, int], side: int) -> list[Field]:
+    """Windows of a plane in which the class is looked for."""
+    if side == 0 or side >= max(shape):
+        return [tiling.whole(shape)]
+    return list(tiling.tiles(shape, side))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """Where a class is on a plane.
+
+    Attributes
+    ----------
+    probability : (H, W) float32
+        Of the class, 0 to 1.
+    instances : (H, W) int32
+        Its objects, numbered from 1.
+    """
+
+    probability: NDArray[np.float32]
+    instances: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ClassSegmenter:
+    """A class head with the windows that it was trained on."""
+
+    head: ClassHead
+    side: int
+
+    def segment(self, model: SamSegmenter, view: View, told: Callable[[int, int], None] | None = None) -> ClassMap:
+        """Find the class on a plane.
+
+        Parameters
+        ----------
+        model : SamSegmenter
+            With the encoder that the head was trained on.
+        view : View
+            The plane.
+        told : callable, optional
+            Called with (windows done, windows in all).
+        """
+        maps = np.zeros((3, *view.shape), np.float32)
+        weights = np.zeros(view.shape, np.float32)
+        fields = fields_of(view.shape, self.side)
+        for number, field in enumerate(fields, 1):
+            part = self._look(model, view, field)
+            weight = _tent(field.shape)
+            maps[(slice(None), *field.slices)] += part * weight
+            weights[field.slices] += weight
+            if told is not None:
+                told(number, len(fields))
+        maps /= weights
+        return ClassMap(maps[0], instances_of(maps))
+
+    def _look(self, model: SamSegmenter, view: View, field: Field) -> NDArray[np.float32]:
+        picture = view.picture[field.slices]
+        if (picture == picture.flat[0]).all():
+            return np.zeros((3, *field.shape), np.float32)
+        image = torch.as_tensor(view.embedding(field).tensors["image"]).to(model.device).float()
+        # out of inference mode's tensors, whatever made the embedding
+        with torch.inference_mode():
+            fine = picture_of(model.pipeline.pixels(picture)).to(model.device)
+            maps = maps_of(self.head.to(model.device), image, fine, model.dtype)
+            cells = cells_of(model, field.shape)
+            maps = maps[:, :, : cells.rows, : cells.columns].sigmoid()
+            maps = F.interpolate(maps, field.shape, mode="bilinear", align_corners=False)
+        found: NDArray[np.float32] = maps[0].cpu().numpy()
+        return found
+
+
+def segment_class(model: Segmenter, view: View) -> ClassMap:
+    """Find all objects of the class that a fine-tuned model has learnt, without a prompt.
+
+    Parameters
+    ----------
+    model : Segmenter
+        From :func:`napari_zeroseg.load_model`, trained with "class" or "decoder+class".
+    view : View
+        The plane, made with the same model.
+
+    Returns
+    -------
+    ClassMap
+
+    Raises
+    ------
+    InputError
+        If the model has learnt no class.
+    """
+    if not isinstance(model, SamSegmenter):
+        raise InputError(f"{model.spec.title} has learnt no class: train a model of the SAM family on one.")
+    return class_segmenter_of(model.spec.key, model.spec.title).segment(model, view)
+
+
+def has_class(key: str) -> bool:
+    """Whether a model of the list finds a class without prompts."""
+    from napari_zeroseg.weights.cards import model_folder
+
+    return (model_folder(key) / HEAD_FILE).is_file()
+
+
+def class_segmenter_of(key: str, title: str) -> ClassSegmenter:
+    """Load the class head of a fine-tuned model.
+
+    Raises
+    ------
+    InputError
+        If it has none.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    from napari_zeroseg.weights.cards import model_folder
+
+    path = model_folder(key) / HEAD_FILE
+    if not path.is_file():
+        raise InputError(f"{title} has learnt no class: train one with --what class or decoder+class.")
+    head = ClassHead()
+    head.load_state_dict(load_file(path))
+    with safe_open(path, "pt") as file:
+        side = int((file.metadata() or {}).get("side", "0"))
+    return ClassSegmenter(head.eval().requires_grad_(False), side)
+
+
+def instances_of(maps: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Objects of (3, H, W) foreground, border and depth, by watershed of the depth from the middles of objects."""
+    from skimage.segmentation import watershed
+
+    foreground = maps[0] > 0.5
+    middles, _ = ndimage.label(foreground & (maps[2] > _MIDDLE) & (maps[1] < 0.5))
+    # an object too thin to have a middle is one all the same
+    parts, count = ndimage.label(foreground)
+    without = np.setdiff1d(np.arange(1, count + 1), np.unique(parts[middles > 0]))
+    extra = np.isin(parts, without)
+    middles[extra] = parts[extra] + middles.max()
+    found: NDArray[np.int32] = watershed(-maps[2], middles, mask=foreground).astype(np.int32)
+    return found
+
+
+def cells_of(model: SamSegmenter, shape: tuple[int, int]) -> Cells:
+    """Which of an answer's cells lie on a picture of `shape`."""
+    rows, columns = model.pipeline.frame(shape).cells  # type: ignore[attr-defined]
+    return Cells(rows, columns)
+
+
+def _nearest(objects: NDArray[np.int32], cells: Cells) -> NDArray[np.int32]:
+    rows = ((np.arange(cells.rows) + 0.5) * objects.shape[0] / cells.rows).astype(int)
+    columns = ((np.arange(cells.columns) + 0.5) * objects.shape[1] / cells.columns).astype(int)
+    small: NDArray[np.int32] = objects[rows[:, None], columns]
+    return small
+
+
+def _tent(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Weights that fall towards the sides of a window, where it knows least of the surroundings."""
+    rows, columns = (1 - np.abs(np.linspace(-1, 1, n + 2, dtype=np.float32))[1:-1] + 1e-3 for n in shape)
+    return np.outer(rows, columns).astype(np.float32)

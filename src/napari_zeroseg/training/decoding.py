@@ -1,0 +1,102 @@
+"""SAM's mask decoder for training: the order of work of :mod:`napari_zeroseg.models.mask_decoding`, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn import functional as F
+
+from napari_zeroseg.models.mask_decoding import MaskDecoding
+from napari_zeroseg.models.pipelines import PromptFrame
+from napari_zeroseg.models.prompt_embedding import SIDE, PromptEmbedding, SparsePrompts
+from napari_zeroseg.prompts import Prompt
+
+
+class TrainableDecoding(MaskDecoding):
+    """Evaluate a SAM mask decoder so that gradients reach its parameters; made anew whenever these have changed.
+
+    Parameters
+    ----------
+    prompt_encoder, mask_decoder : torch.nn.Module
+        As for :class:`~napari_zeroseg.models.mask_decoding.MaskDecoding`.
+    device, dtype
+        Where, and in what type the image side is computed; parameters stay float32.
+    """
+
+    def __init__(self, prompt_encoder: Any, mask_decoder: Any, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(prompt_encoder, mask_decoder, device, dtype)
+        # the inference form overwrites tensors that gradients need
+        self._modules = mask_decoder.output_upscaling
+
+    def answer(self, embedding: Tensor, prompts: SparsePrompts) -> tuple[Tensor, Tensor]:
+        """All four masks of each prompt.
+
+        Parameters
+        ----------
+        embedding : (1, 256, 64, 64) float32
+        prompts : SparsePrompts
+            Of B prompts.
+
+        Returns
+        -------
+        logits : (B, 4, 256, 256) float32
+            0 is the single answer, 1 to 3 are the ambiguous three.
+        scores : (B, 4) float32
+            Predicted IoU.
+        """
+        queries, keys = self._attend(self.image_side(embedding), embedding, prompts)
+        wanted = slice(0, 4)
+        return self._masks(keys, self._hyper(queries, wanted)), self._scores(queries, wanted)
+
+    def _masks(self, keys: Tensor, hyper: Tensor) -> Tensor:
+        first, norm, _, second, _ = self._modules
+        batch, count = hyper.shape[:2]
+        x = F.linear(keys, _as_rows(first, self.dtype), first.bias.repeat(4).to(self.dtype))
+        x = x.view(batch, SIDE * SIDE * 4, -1)
+        x = F.layer_norm(x, x.shape[-1:], norm.weight.to(self.dtype), norm.bias.to(self.dtype), norm.eps)
+        x = F.linear(F.gelu(x), _as_rows(second, self.dtype), second.bias.repeat(4).to(self.dtype))
+        x = F.gelu(x.view(batch, SIDE * SIDE * 16, -1))
+        masks = hyper.to(self.dtype) @ x.transpose(1, 2)
+        # rows and columns of the 64 x 64 map, then of the first and of the second doubling
+        masks = masks.view(batch, count, SIDE, SIDE, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        logits: Tensor = masks.reshape(batch, count, 4 * SIDE, 4 * SIDE).float()
+        return logits
+
+
+class Prompter:
+    """Embeds prompts as the model does; nothing of it is trained.
+
+    Parameters
+    ----------
+    prompt_encoder : torch.nn.Module
+    device : torch.device
+    """
+
+    def __init__(self, prompt_encoder: Any, device: torch.device) -> None:
+        self._embedding = PromptEmbedding(prompt_encoder, device)
+        self._device = device
+
+    def __call__(self, prompts: Sequence[Prompt], frame: PromptFrame) -> SparsePrompts:
+        """Embed prompts in pixels of the picture that `frame` belongs to."""
+
+        def tensor(values: ArrayLike) -> Tensor:
+            return torch.as_tensor(np.asarray(values), device=self._device)
+
+        with torch.no_grad():
+            return self._embedding.embed(
+                [tensor(frame.points(one.points)) for one in prompts],
+                [tensor(one.labels.astype(np.int64)) for one in prompts],
+                [None if one.box is None else tensor(frame.box(one.box)) for one in prompts],
+                [None if one.mask is None else tensor(frame.mask(one.mask)) for one in prompts],
+            )
+
+
+def _as_rows(convolution: Any, dtype: torch.dtype) -> Tensor:
+    """Kernel-2, stride-2 transposed convolution as a linear map to (2, 2, outputs)."""
+    weight: Tensor = convolution.weight.permute(2, 3, 1, 0).reshape(-1, convolution.weight.shape[0])
+    return weight.to(dtype)

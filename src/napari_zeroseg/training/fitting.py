@@ -1,0 +1,368 @@
+"""One fit on one split: embeddings, the base's figures, the steps with validation and savings, the final figures."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from napari_zeroseg.metrics import Counts
+from napari_zeroseg.models.sam import SamSegmenter
+from napari_zeroseg.training import previews
+from napari_zeroseg.training.classes import HEAD_FILE, ClassHead, ClassSegmenter
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.data import TrainingData, TrainingObject
+from napari_zeroseg.training.events import Events
+from napari_zeroseg.training.folder import RunFolder
+from napari_zeroseg.training.loop import HEAD, StepReport, Trainer, read_state, save_state
+from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.split import Split, objects_of
+from napari_zeroseg.training.validation import (
+    MOST_REPORTED,
+    MaskScores,
+    compared,
+    kinds_to_score,
+    pooled,
+    score_class,
+    score_masks,
+    some_of,
+)
+from napari_zeroseg.training.workbench import Workbench
+
+VALIDATIONS = 10
+"""Times that a run validates."""
+
+_FEWEST_BETWEEN = 10
+"""Steps between two validations at least."""
+
+_CLASS_PLANES = 6
+"""Planes at most on which the class is judged during training."""
+
+
+class Around(Protocol):
+    """The run that a fit belongs to."""
+
+    folder: RunFolder
+    events: Events
+
+    def between(self) -> None:
+        """Wait while paused, leave when stopped."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a fit came to."""
+
+    network: Network
+    split: Split
+    changed: dict[str, Tensor]
+    head: ClassSegmenter | None
+    before: dict[str, MaskScores]
+    after: dict[str, MaskScores]
+    found: list[Counts]
+    history: list[dict[str, Any]]
+    steps: int
+    seconds: float
+
+
+class Fitting:
+    """One fit.
+
+    Parameters
+    ----------
+    run : Around
+    config : TrainingConfig
+    data : TrainingData
+    split : Split
+    fold : int or None
+        Number of the block that is held back in turn; its state is not kept from step to step.
+    steps : int or None
+        How many to do; left out, what the configuration says.
+    final : bool
+        Whether the figures come from other fits, and this one is to learn from everything.
+    """
+
+    def __init__(
+        self,
+        run: Around,
+        config: TrainingConfig,
+        data: TrainingData,
+        split: Split,
+        *,
+        fold: int | None = None,
+        steps: int | None = None,
+        final: bool = False,
+    ) -> None:
+        self._run, self._config, self._data, self._split = run, config, data, split
+        self._fold, self._steps, self._final = fold, steps, final
+        self._bench = bench = Workbench(config, data, split, everything=final)
+        self._network, self._store = bench.network, bench.store
+        self._history: list[dict[str, Any]] = []
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._since_best = 0
+        self._before_choose: dict[str, MaskScores] = {}
+        self._base_previews: list[np.ndarray[tuple[int, int], np.dtype[np.bool_]]] = []
+        self._seconds = 0.0
+
+    def go(self) -> Fitted:
+        """Encode, score the base, train, score again."""
+        run = self._run
+        self._encode_ahead()
+        state = read_state(run.folder.last) if self._fold is None and run.folder.last.is_file() else None
+        kept = None if state is None else int(state["trainer"]["steps"])
+        trainer = Trainer(
+            self._config,
+            self._network,
+            self._bench.tasks,
+            self._bench.head,
+            self._steps or kept or self._planned(),
+        )
+        if state is not None:
+            self._restore(trainer, state)
+        elif not self._final and self._fold is None:
+            self._baseline()
+        self._train(trainer)
+        return self._judged(trainer)
+
+    def _planned(self) -> int:
+        per_step = self._bench.step_seconds()
+        steps = self._bench.steps(per_step)
+        self._tell("plan", steps=steps, seconds_per_step=per_step, seconds=per_step * steps)
+        return steps
+
+    def _encode_ahead(self) -> None:
+        """Run the encoder once on everything that will be looked at."""
+        ordered = self._bench.patches_ahead()
+        for number, patch in enumerate(ordered, 1):
+            self._run.between()
+            self._bench.encode(patch)
+            if number % 10 == 0 or number == len(ordered):
+                self._tell("encoding", done=number, total=len(ordered))
+
+    def _baseline(self) -> None:
+        if not self._config.trains_masks:
+            return
+        objects = self._chosen()
+        self._before_choose = self._score(self._network.model, objects, all_kinds=False)
+        self._tell("baseline", objects=len(objects), masks=_means(self._before_choose))
+
+    def _chosen(self) -> list[TrainingObject]:
+        return some_of(objects_of(self._data, self._split.choose), self._config.validation_objects)
+
+    def _score(self, model: SamSegmenter, objects: Sequence[TrainingObject], all_kinds: bool) -> dict[str, MaskScores]:
+        config = self._config
+        kinds = kinds_to_score(list(config.prompts), model.spec.accepts, all_kinds)
+        store = self._store if model.model_key == self._network.model.model_key else self._bench.passing
+        return score_masks(model, self._data, objects, kinds, store, config.seed, config.box_margin, self._run.between)
+
+    def _train(self, trainer: Trainer) -> None:
+        every = max(_FEWEST_BETWEEN, trainer.steps // VALIDATIONS)
+        saved = time.monotonic()
+        while trainer.done < trainer.steps:
+            try:
+                self._run.between()
+            except BaseException:
+                self._save(trainer)
+                raise
+            start = time.monotonic()
+            report = trainer.step()
+            self._seconds += time.monotonic() - start
+            self._tell_step(trainer, report)
+            is_time = trainer.done % every == 0 or trainer.done == trainer.steps
+            if is_time:
+                self._validate(trainer, report)
+                if 0 < self._config.patience <= self._since_best:
+                    self._tell("warning", message=f"No progress for {self._since_best} validations: stopped early.")
+                    break
+            if is_time or time.monotonic() - saved >= self._config.checkpoint_seconds:
+                self._save(trainer)
+                saved = time.monotonic()
+
+    def _validate(self, trainer: Trainer, report: StepReport) -> None:
+        """Judge the present weights by the objects to choose by, and keep them if they are the best."""
+        if self._final or self._fold is not None:
+            return  # nothing is chosen here: the last weights are taken
+        weights = trainer.weights()
+        changed, head = self._parted(weights)
+        row: dict[str, Any] = {"step": trainer.done, "loss": report.loss, "rate": report.rate, "seconds": self._seconds}
+        merits = []
+        model = self._network.model_with(changed, f"step{trainer.done}")
+        if self._config.trains_masks:
+            scores = self._score(model, self._chosen(), all_kinds=False)
+            for kind, score in scores.items():
+                row |= {f"iou_{kind}": float(score.iou.mean()), f"dice_{kind}": float(score.dice.mean())}
+                row[f"base_iou_{kind}"] = float(self._before_choose[kind].iou.mean())
+                merits.append(float(score.iou.mean()))
+        if head is not None:
+            planes = sorted({self._data.objects[i].plane for i in self._split.choose})[:_CLASS_PLANES]
+            row["iou_class"] = pooled(self._score_class(model, head, planes)).iou
+            merits.append(row["iou_class"])
+        merit = float(np.mean(merits))
+        self._since_best += 1
+        if self._best is None or merit > self._best[0]:
+            self._best, self._since_best = (merit, weights), 0
+            save_file({name: value.cpu().contiguous() for name, value in weights.items()}, self._run.folder.best)
+        self._history.append(row)
+        picture = self._preview(model, trainer.done)
+        self._tell("validation", best=self._since_best == 0, picture=picture, **row)
+        self._write_row(row)
+
+    def _score_class(self, model: SamSegmenter, head: ClassSegmenter, planes: Sequence[int]) -> list[Counts]:
+        store = self._store if model.model_key == self._network.model.model_key else self._bench.passing
+        return score_class(model, head, self._data, planes, store, self._split.held, self._run.between)
+
+    def _preview(self, model: SamSegmenter, step: int) -> str:
+        if not self._config.trains_masks:
+            return ""
+        some = some_of(objects_of(self._data, self._split.choose), 4)
+        kinds = kinds_to_score(list(self._config.prompts), model.spec.accepts, False)
+        store = self._store if model.model_key == self._network.model.model_key else self._bench.passing
+        if not self._base_previews:
+            self._base_previews = previews.answers(self._network.model, self._data, some, kinds[0], self._store)
+        path = self._run.folder.previews / f"step{step:06d}.png"
+        now = previews.answers(model, self._data, some, kinds[0], store)
+        previews.write(path, self._data, some, self._base_previews, now)
+        return str(path)
+
+    def _judged(self, trainer: Trainer) -> Fitted:
+        """The final figures: the base and the chosen weights on the objects to report."""
+        weights = trainer.weights() if self._best is None else self._best[1]
+        changed, head = self._parted(weights)
+        before: dict[str, MaskScores] = {}
+        after: dict[str, MaskScores] = {}
+        found: list[Counts] = []
+        if not self._final:
+            objects = some_of(objects_of(self._data, self._split.report), MOST_REPORTED)
+            model = self._network.model_with(changed, f"end{self._fold}")
+            if self._config.trains_masks:
+                before = self._score(self._network.model, objects, all_kinds=True)
+                after = self._score(model, objects, all_kinds=True)
+            if head is not None:
+                planes = sorted({one.plane for one in objects})
+                found = self._score_class(model, head, planes)
+        if self._fold is not None:
+            self._tell_fold(trainer.done, before, after, found)
+        return Fitted(
+            self._network, self._split, changed, head, before, after, found, self._history, trainer.done, self._seconds
+        )
+
+    def _tell_fold(
+        self, step: int, before: dict[str, MaskScores], after: dict[str, MaskScores], found: Sequence[Counts]
+    ) -> None:
+        row: dict[str, Any] = {"step": step, "seconds": self._seconds}
+        for kind, scores in after.items():
+            row |= {f"iou_{kind}": float(scores.iou.mean()), f"dice_{kind}": float(scores.dice.mean())}
+            row[f"base_iou_{kind}"] = float(before[kind].iou.mean())
+        if found:
+            row["iou_class"] = pooled(found).iou
+        self._tell("validation", best=False, picture="", **row)
+
+    def _parted(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], ClassSegmenter | None]:
+        """Weights of the network under official names, and the class segmenter."""
+        own = {name: value for name, value in weights.items() if not name.startswith(HEAD)}
+        head = None
+        if self._bench.head is not None:
+            module = ClassHead()
+            module.load_state_dict(
+                {name.removeprefix(HEAD): value.cpu() for name, value in weights.items() if name.startswith(HEAD)}
+            )
+            head = ClassSegmenter(module.eval().requires_grad_(False), self._bench.side)
+        return self._network.changed(own), head
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._fold is not None:
+            return
+        state = {
+            "trainer": trainer.state(),
+            "history": self._history,
+            "since_best": self._since_best,
+            "merit": None if self._best is None else self._best[0],
+            "seconds": self._seconds,
+            "before": {
+                kind: [torch.from_numpy(scores.iou), torch.from_numpy(scores.dice)]
+                for kind, scores in self._before_choose.items()
+            },
+        }
+        save_state(self._run.folder.last, state)
+        self._tell("saved", step=trainer.done)
+
+    def _restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        trainer.restore(state["trainer"])
+        self._history, self._since_best = state["history"], state["since_best"]
+        self._seconds = state["seconds"]
+        self._before_choose = {kind: MaskScores(a.numpy(), b.numpy()) for kind, (a, b) in state["before"].items()}
+        if state["merit"] is not None:
+            self._best = state["merit"], load_file(self._run.folder.best)
+        self._tell("resumed", step=trainer.done, steps=trainer.steps)
+
+    def _tell_step(self, trainer: Trainer, report: StepReport) -> None:
+        left = (trainer.steps - trainer.done) * self._seconds / max(1, trainer.done)
+        self._tell(
+            "step",
+            step=trainer.done,
+            steps=trainer.steps,
+            loss=report.loss,
+            losses=report.losses,
+            rate=report.rate,
+            norm=report.norm,
+            seconds_left=left,
+        )
+
+    def _write_row(self, row: dict[str, Any]) -> None:
+        path = self._run.folder.metrics
+        new = not path.is_file()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _tell(self, event: str, **values: Any) -> None:
+        self._run.events(event, **({} if self._fold is None else {"block": self._fold + 1}), **values)
+
+
+def figures_of(fits: Sequence[Fitted]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Figures of one fit, or of several on different blocks together."""
+    masks = {}
+    for kind in fits[0].before:
+        before, after = (
+            MaskScores(
+                *(np.concatenate([getattr(getattr(fit, when)[kind], name) for fit in fits]) for name in ("iou", "dice"))
+            )
+            for when in ("before", "after")
+        )
+        masks[kind] = compared(before, after)
+    counts = [one for fit in fits for one in fit.found]
+    if not counts:
+        return masks, None
+    together = pooled(counts)
+    found = {
+        "planes": len(counts),
+        "iou": together.iou,
+        "dice": together.dice,
+        "precision": together.precision,
+        "recall": together.recall,
+    }
+    return masks, found
+
+
+def learnt_file(folder: RunFolder, fitted: Fitted) -> Path | None:
+    """Write the class head as it will lie beside the weights; None where there is none."""
+    if fitted.head is None:
+        return None
+    path = folder.path / HEAD_FILE
+    save_file(fitted.head.head.state_dict(), path, {"side": str(fitted.head.side)})
+    return path
+
+
+def _means(scores: dict[str, MaskScores]) -> dict[str, dict[str, float]]:
+    return {kind: {"iou": float(one.iou.mean()), "dice": float(one.dice.mean())} for kind, one in scores.items()}

@@ -1,0 +1,199 @@
+"""A run's folder: what lies in it, its state, and how another process finds and steers it. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_zeroseg.errors import InputError, ReadError, WriteError
+from napari_zeroseg.settings import Settings
+from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.events import COMMANDS, plain
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Attributes
+    ----------
+    path : Path
+        ``run.toml`` (settings), ``snapshot/`` (arrays that were no files), ``events.jsonl``, ``metrics.csv``,
+        ``previews/``, ``last.pt`` (state to go on from), ``best.safetensors`` (weights that differ from the base's),
+        ``status.json`` and ``control``.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings."""
+        return self.path / "run.toml"
+
+    @property
+    def events(self) -> Path:
+        """One line of JSON an event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a validation."""
+        return self.path / "metrics.csv"
+
+    @property
+    def last(self) -> Path:
+        """State to go on from."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """Best weights so far."""
+        return self.path / "best.safetensors"
+
+    @property
+    def control(self) -> Path:
+        """Where another process writes a command."""
+        return self.path / "control"
+
+    @property
+    def previews(self) -> Path:
+        """Pictures of held-out objects."""
+        return self.path / "previews"
+
+    def tell(self, command: str) -> None:
+        """Tell the process of this run to pause, resume or stop.
+
+        Raises
+        ------
+        InputError, WriteError
+            If there is no such command, or it cannot be written.
+        """
+        if command not in COMMANDS:
+            raise InputError(f"A run can be told {', '.join(COMMANDS)}, not {command!r}.")
+        self._replace(self.control, command + "\n")
+
+    def status(self) -> dict[str, Any]:
+        """What is known of the run: "state" is "running", "paused", "stopped", "failed", "done" or "killed"."""
+        try:
+            status: dict[str, Any] = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"state": "new"}
+        except (OSError, ValueError) as error:
+            raise ReadError(f"The state of the run in {self.path} cannot be read ({error}): start it anew.") from error
+        if status.get("state") in ("running", "paused") and not _is_alive(int(status.get("pid", 0))):
+            status["state"] = "killed"
+        return status
+
+    def write_status(self, state: str, **values: Any) -> None:
+        """Note the run's state for others."""
+        told = {"state": state, "pid": os.getpid(), "time": round(time.time(), 3), **plain(values)}
+        self._replace(self.path / "status.json", json.dumps(told, indent=2) + "\n")
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All events so far; a last line that was cut off by a kill is left out."""
+        found = []
+        try:
+            lines = self.events.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def _replace(self, path: Path, text: str) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise WriteError(f"{path} cannot be written ({error.strerror}): make room, or permit it.") from error
+
+
+def runs_home() -> Path:
+    """Where runs lie unless another folder is named."""
+    return Settings.from_environment().data_dir / "training"
+
+
+def find_runs() -> Iterator[RunFolder]:
+    """Yield the runs in :func:`runs_home`, the latest first."""
+    found = [path.parent for path in runs_home().glob("*/run.toml")]
+    for path in sorted(found, key=lambda folder: folder.name, reverse=True):
+        yield RunFolder(path)
+
+
+def new_run(config: TrainingConfig, path: str | Path | None = None) -> RunFolder:
+    """Make a run's folder: settings, and copies of what is no file.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    path : path, optional
+        The folder; left out, one in :func:`runs_home` with day and time in its name.
+
+    Raises
+    ------
+    InputError
+        If there is a run in that folder already.
+    WriteError
+        If it cannot be written.
+    """
+    if path is None:
+        path = runs_home() / f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}"
+    folder = RunFolder(Path(path).expanduser().absolute())
+    if folder.config.exists():
+        raise InputError(f"{folder.path} holds a run already: go on with it (--resume), or name another folder.")
+    try:
+        folder.previews.mkdir(parents=True, exist_ok=True)
+        pairs = [_as_files(folder, number, pair) for number, pair in enumerate(config.pairs)]
+        config.with_files(pairs).write(folder.config)
+    except OSError as error:
+        raise WriteError(f"{folder.path} cannot be written ({error}): make room, or name another folder.") from error
+    return folder
+
+
+def open_run(path: str | Path) -> tuple[RunFolder, TrainingConfig]:
+    """Open a run's folder, or its run.toml.
+
+    Raises
+    ------
+    ReadError
+        If there is no run.
+    """
+    path = Path(path).expanduser().absolute()
+    folder = RunFolder(path.parent if path.is_file() else path)
+    if not folder.config.is_file():
+        raise ReadError(f"There is no run in {folder.path} (no run.toml): it may have been moved; give its new place.")
+    return folder, TrainingConfig.read(folder.config)
+
+
+def _as_files(folder: RunFolder, number: int, pair: TrainingPair) -> TrainingPair:
+    """Copy arrays into the folder; files are named by their whole path."""
+    from dataclasses import replace
+
+    def place(value: Any, what: str) -> str:
+        if isinstance(value, (str, Path)):
+            return str(Path(value).expanduser().absolute())
+        snapshot = folder.path / "snapshot"
+        snapshot.mkdir(exist_ok=True)
+        file = snapshot / f"{what}{number}.npy"
+        np.save(file, np.asarray(value), allow_pickle=False)
+        return str(file.relative_to(folder.path))  # so that the folder can be moved
+
+    return replace(pair, image=place(pair.image, "image"), labels=place(pair.labels, "labels"))
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return pid > 0 and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

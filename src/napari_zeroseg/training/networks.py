@@ -1,0 +1,191 @@
+"""The network that is trained: which of its parameters, and how it becomes a model that answers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_zeroseg.catalogue import ModelSpec
+from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.models.medsam import lite_network
+from napari_zeroseg.models.sam import SamNetwork, SamSegmenter, load_strictly, vit_network
+from napari_zeroseg.models.tiny_vit import TinyViT
+from napari_zeroseg.registry import find_model, load_model
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.decoding import TrainableDecoding
+from napari_zeroseg.training.patches import Patch, Patches
+from napari_zeroseg.weights import weights_of
+
+_NETWORKS = {
+    "napari_zeroseg.models.sam:build_mobile_sam": lambda spec: SamNetwork(TinyViT()),
+    "napari_zeroseg.models.sam:build_sam_vit": lambda spec: vit_network(spec),
+    "napari_zeroseg.models.medsam:build_medsam": lambda spec: vit_network(spec),
+    "napari_zeroseg.models.medsam:build_lite_medsam": lambda spec: lite_network(),
+}
+"""Models that can be trained, by their factory."""
+
+
+def can_train(spec: ModelSpec) -> bool:
+    """Whether training knows a model's network."""
+    return spec.factory in _NETWORKS
+
+
+class Network:
+    """A base model, its modules in float32 with gradients where they are wanted, and the way back to a model.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+
+    Raises
+    ------
+    InputError, UnknownModelError, WeightsError
+        If there is no such base, its weights are not here, or it cannot be trained.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        spec = find_model(config.base)
+        if not can_train(spec):
+            names = "MobileSAM, SAM, MedSAM and LiteMedSAM"
+            raise InputError(
+                f"{spec.title} cannot be trained here: choose {names}, or a model trained from one of them."
+            )
+        loaded = load_model(config.base, device=config.device, precision=config.precision)
+        assert isinstance(loaded, SamSegmenter)
+        self.model = loaded
+        weights = weights_of(spec)
+        self.base_sha256 = weights.sha256
+        self.base_tensors = weights.tensors
+        self.modules: SamNetwork = _NETWORKS[spec.factory](spec)
+        load_strictly(self.modules, weights.tensors, spec.title)
+        # statistics of BatchNorm stay those of the base: a few windows are no basis for others
+        self.modules.eval().requires_grad_(False)
+        self.modules.to(loaded.device)
+        self._what = config.what
+        self._lora: dict[str, LoraLinear] = {}
+        self._open(config)
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether embeddings change."""
+        return self._what in ("lora", "blocks", "all")
+
+    def encoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained parameters of the encoder."""
+        for name, parameter in self.modules.image_encoder.named_parameters():
+            if parameter.requires_grad:
+                yield f"image_encoder.{name}", parameter
+
+    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained parameters of the mask decoder."""
+        for name, parameter in self.modules.mask_decoder.named_parameters():
+            if parameter.requires_grad:
+                yield f"mask_decoder.{name}", parameter
+
+    def decoding(self) -> TrainableDecoding:
+        """The mask decoder as it is now, for one forward and backward pass."""
+        modules = self.modules
+        return TrainableDecoding(modules.prompt_encoder, modules.mask_decoder, self.model.device, self.model.dtype)
+
+    def embed(self, patches: Patches, patch: Patch, store: EmbeddingStore) -> Tensor:
+        """(1, 256, 64, 64) float32: kept ones where the encoder stays as it is, else computed with gradients."""
+        if not self.trains_encoder:
+            return patches.embedding(patch, self.model, store)
+        picture = patches.see(patch).picture
+        pixels = self.model.pipeline.pixels(picture).to(self.model.device)
+        kind = self.model.device.type
+        with torch.autocast(kind, self.model.dtype, enabled=self.model.dtype != torch.float32):
+            image: Tensor = self.modules.image_encoder(pixels)
+        return image.float()
+
+    def changed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under their official names that differ from the base's, from trained parameters by name."""
+        tensors = {name: value for name, value in values.items() if ".lora_" not in name}
+        for name, layer in self._lora.items():
+            down, up = values[f"{name}.lora_down"], values[f"{name}.lora_up"]
+            tensors[f"{name}.weight"] = layer.weight.detach() + layer.scale * up @ down
+        return {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+
+    def model_with(self, changed: Mapping[str, Tensor], name: str) -> SamSegmenter:
+        """The model with some tensors replaced; `name` tells its embeddings from others where the encoder changed."""
+        old = self.model
+        if not any(key.startswith("image_encoder.") for key in changed):
+            shell: Any = copy.copy(old._network)
+            shell._modules = dict(old._network._modules)
+            decoder = copy.deepcopy(self.modules.mask_decoder)
+            state = {key.removeprefix("mask_decoder."): value for key, value in changed.items()}
+            decoder.load_state_dict({**decoder.state_dict(), **state})
+            shell._modules["mask_decoder"] = decoder
+            model = copy.copy(old)
+            model._network = shell
+            decoder.requires_grad_(False)
+            model._prepare_decoder(shell)
+            return model
+        network = _NETWORKS[old.spec.factory](old.spec)
+        load_strictly(network, {**self.base_tensors, **changed}, old.spec.title)
+        return SamSegmenter(old.spec, network, old.pipeline, name.rjust(16, "-")[-16:], old.device, old.dtype)
+
+    def _open(self, config: TrainingConfig) -> None:
+        if not config.trains_masks:
+            return
+        self.modules.mask_decoder.requires_grad_(True)
+        encoder = self.modules.image_encoder
+        if config.what == "all":
+            encoder.requires_grad_(True)
+            for name in ("head", "norm_head"):  # parts of MobileSAM's checkpoint that encode nothing
+                if hasattr(encoder, name):
+                    getattr(encoder, name).requires_grad_(False)
+        elif config.what == "blocks":
+            for block in [*_blocks(encoder)[-config.blocks :], encoder.neck]:
+                block.requires_grad_(True)
+        elif config.what == "lora":
+            self._add_lora(encoder, config)
+
+    def _add_lora(self, encoder: nn.Module, config: TrainingConfig) -> None:
+        generator = torch.Generator().manual_seed(config.seed)
+        for name, module in list(encoder.named_modules()):
+            if name.endswith(".qkv") and isinstance(module, nn.Linear):
+                parent = encoder.get_submodule(name.rpartition(".")[0])
+                layer = LoraLinear(module, config.lora_rank, generator).to(self.model.device)
+                parent.qkv = layer
+                self._lora[f"image_encoder.{name}"] = layer
+
+
+class LoraLinear(nn.Module):
+    """A linear layer that stays as it is, plus a product of two small matrices; Hu et al., ICLR 2022, equation 3.
+
+    Parameters
+    ----------
+    linear : torch.nn.Linear
+    rank : int
+    generator : torch.Generator
+        Of the first matrix; the second one is zero, so that training starts from the base.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        bound = 1 / math.sqrt(linear.in_features)
+        start = (torch.rand((rank, linear.in_features), generator=generator) * 2 - 1) * bound
+        self.lora_down = nn.Parameter(start)
+        self.lora_up = nn.Parameter(torch.zeros(linear.out_features, rank))
+        self.scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) in, (..., outputs) out."""
+        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(F.linear(x, self.lora_down), self.lora_up)
+
+
+def _blocks(encoder: Any) -> list[nn.Module]:
+    """The encoder's blocks in order, whichever family."""
+    if isinstance(encoder, TinyViT):
+        stages: Any = encoder.layers
+        return [block for stage in stages for block in stage.blocks]
+    return list(encoder.blocks)

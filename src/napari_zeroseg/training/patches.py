@@ -1,0 +1,184 @@
+"""What the network sees of labelled planes: the windows that inference would use, their embeddings, their targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from napari_zeroseg import tiling
+from napari_zeroseg.embeddings import EmbeddingStore, content_key
+from napari_zeroseg.models.pipelines import LOW_RES_SIDE
+from napari_zeroseg.models.sam import SamSegmenter
+from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.tiling import Field
+from napari_zeroseg.training.data import IGNORE, Box, TrainingData, TrainingObject
+from napari_zeroseg.training.prompts import Mask, simulate
+from napari_zeroseg.training.split import Region
+
+_CONTRAST = 0.2
+"""Gain and gamma of a variant lie within 1 ± this (gamma as a power of 2 within ± twice this)."""
+_NOISE = 6.0
+"""Largest standard deviation of a variant's noise, in grey values."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A window of a plane, and which variant of it; 0 is the plain one."""
+
+    plane: int
+    field: Field
+    variant: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A patch as it is used: picture, numbered objects, both turned as the variant has it."""
+
+    picture: NDArray[np.uint8]
+    objects: NDArray[np.int32]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.picture.shape[0], self.picture.shape[1]
+
+
+def near(data: TrainingData, one: TrainingObject) -> Field:
+    """The window in which inference looks at an object from near, or for a box around it."""
+    return tiling.window_for(data.planes[one.plane].shape, one.box)
+
+
+def far(data: TrainingData, one: TrainingObject) -> Field:
+    """The window in which inference looks at a click from afar."""
+    shape = data.planes[one.plane].shape
+    if max(shape) <= tiling.LARGE_PLANE:
+        return tiling.whole(shape)
+    return tiling.window_for(shape, one.box, at_least=2 * tiling.SMALLEST_SIDE)
+
+
+class Patches:
+    """Reads, varies and encodes patches.
+
+    Parameters
+    ----------
+    data : TrainingData
+    seed : int
+        Of the variants.
+    held : tuple of Region
+        Parts of training planes that must not be learnt from.
+    """
+
+    def __init__(self, data: TrainingData, seed: int, held: tuple[Region, ...] = ()) -> None:
+        self.data = data
+        self._seed = seed
+        self._held = held
+
+    def see(self, patch: Patch) -> Seen:
+        """Read a patch; parts that are held back are ignored."""
+        picture, objects = self.data.read(patch.plane)
+        objects = objects[patch.field.slices]
+        for plane, r0, c0, r1, c1 in self._held:
+            if plane == patch.plane:
+                objects = objects.copy()
+                rows = slice(max(0, r0 - patch.field.r0), max(0, r1 - patch.field.r0))
+                objects[rows, max(0, c0 - patch.field.c0) : max(0, c1 - patch.field.c0)] = IGNORE
+        window = picture[patch.field.slices]
+        if patch.variant == 0:
+            return Seen(window, objects)
+        rng = np.random.default_rng([self._seed, patch.plane, *patch.field, patch.variant])
+        turn = int(rng.integers(1, 8))
+        return Seen(_of_other_contrast(_turned(window, turn), rng), _turned(objects, turn))
+
+    def embedding(self, patch: Patch, model: SamSegmenter, store: EmbeddingStore) -> Tensor:
+        """(1, 256, 64, 64) float32 with the digits that a file keeps, so that a resumed run finds the same."""
+        picture = np.ascontiguousarray(self.see(patch).picture)
+        key = content_key(picture, model.model_key)
+        found = store.get(key, (picture.shape[0], picture.shape[1]), model.model_key)
+        if found is None:
+            found = model.encode(picture)
+            store.put(key, found)
+        image = torch.as_tensor(found.tensors["image"])
+        return image.half().float().to(model.device)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where a window lies among the 256 x 256 cells of an answer."""
+
+    rows: int
+    columns: int
+
+    def shrunk(self, mask: Mask) -> Tensor:
+        """(H, W) bool to (256, 256): the covered part of each cell."""
+        small = Image.fromarray(mask.astype(np.uint8) * 255)
+        small = small.resize((self.columns, self.rows), Image.Resampling.BOX)
+        out = torch.zeros((LOW_RES_SIDE, LOW_RES_SIDE))
+        out[: self.rows, : self.columns] = torch.from_numpy(np.asarray(small, np.float32) / 255)
+        return out
+
+    def weight(self, objects: NDArray[np.int32]) -> Tensor:
+        """(256, 256): 1 where a cell counts, 0 in the padding and where labels are to be ignored."""
+        out = torch.zeros((LOW_RES_SIDE, LOW_RES_SIDE))
+        out[: self.rows, : self.columns] = 1
+        ignored = objects == IGNORE
+        if ignored.any():
+            out[self.shrunk(ignored) > 0] = 0
+        return out
+
+
+def prompt_on(
+    kind: str,
+    mask: Mask,
+    rng: np.random.Generator,
+    margin: tuple[float, float] = (0.0, 0.0),
+    seen: Callable[[], Mask] | None = None,
+) -> Prompt:
+    """Simulate a prompt on a large window by looking at the object's surroundings alone.
+
+    Parameters
+    ----------
+    kind, mask, rng, margin
+        As for :func:`~napari_zeroseg.training.prompts.simulate`.
+    seen : callable, optional
+        Gives a first answer, (H, W) bool.
+    """
+    if kind == "mask":
+        return simulate(kind, mask, rng, margin)
+    first = None if seen is None else seen()
+    box = _box_of(mask if first is None else mask | first)
+    reach = max(box[2] - box[0], box[3] - box[1]) + 1
+    out = math.ceil(max(margin[1], 0) * reach) + 8
+    r0, c0 = max(0, box[0] - out), max(0, box[1] - out)
+    part = slice(r0, box[2] + out + 1), slice(c0, box[3] + out + 1)
+    prompt = simulate(kind, mask[part], rng, margin, None if first is None else first[part])
+    if prompt.box is not None:
+        return Prompt(box=prompt.box + np.array([r0, c0, r0, c0], np.float32))
+    return Prompt(prompt.points + np.array([r0, c0], np.float32), prompt.labels)
+
+
+def _box_of(mask: Mask) -> Box:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(rows[0]), int(columns[0]), int(rows[-1]), int(columns[-1])
+
+
+def _turned(array: NDArray[Any], turn: int) -> NDArray[Any]:
+    turned = np.rot90(array, turn % 4, axes=(0, 1))
+    return np.ascontiguousarray(turned[:, ::-1] if turn >= 4 else turned)
+
+
+def _of_other_contrast(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    values = picture.astype(np.float32) / 255
+    values **= 2 ** rng.uniform(-2 * _CONTRAST, 2 * _CONTRAST)
+    values = (values - 0.5) * rng.uniform(1 - _CONTRAST, 1 + _CONTRAST) + 0.5 + rng.uniform(-0.1, 0.1)
+    # one noise for all channels: that of a colour picture is mostly brightness
+    noise = rng.normal(0, rng.uniform(0, _NOISE) / 255, picture.shape[:2]).astype(np.float32)
+    values += noise if picture.ndim == 2 else noise[..., None]
+    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

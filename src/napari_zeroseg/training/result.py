@@ -1,0 +1,246 @@
+"""A trained model in the models folder: put there, and sent to others as one file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from napari_zeroseg.errors import InputError, ReadError, WeightsError, WriteError, ZerosegError
+from napari_zeroseg.registry import ModelSpec, add_checkpoint, find_model, list_models, load_model
+from napari_zeroseg.settings import Settings
+from napari_zeroseg.training import card as cards
+from napari_zeroseg.weights.cards import model_folder, read_card
+from napari_zeroseg.weights.folder import locate
+from napari_zeroseg.weights.reading import hash_again
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_zeroseg.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "weights.safetensors"
+FORM = 1
+"""Of exported files."""
+_FORM_FILE = "zeroseg-model.json"
+_LARGEST_COMPANION = 50_000_000
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training run came to.
+
+    Attributes
+    ----------
+    key : str
+        Under which :func:`napari_zeroseg.load_model` finds it.
+    card : dict
+        Figures, settings and origin, as in ``training.json``.
+    better : bool
+        Whether it was better than its base on the planes held back.
+    run : Path
+        The run's folder.
+    """
+
+    key: str
+    card: dict[str, Any]
+    better: bool
+    run: Path
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its row of the model list."""
+        return find_model(self.key)
+
+    @property
+    def verdict(self) -> str:
+        """Whether to use it, and why, in a sentence."""
+        return str(self.card["verdict"])
+
+    def load(self, device: str = "auto", precision: str = "auto") -> Segmenter:
+        """Load it."""
+        return load_model(self.key, device=device, precision=precision)
+
+
+def check_name(name: str) -> None:
+    """Raise before anything is computed if a model cannot be listed under a name.
+
+    Raises
+    ------
+    InputError
+        If it could not be a folder's name, or there is a model of that name.
+    """
+    model_folder(name)
+    if name in {spec.key for spec in list_models()}:
+        raise InputError(f"There is a model {name!r} already: choose another name, or remove that one first.")
+
+
+def register(
+    name: str, base: ModelSpec, tensors: Mapping[str, Tensor], card: Mapping[str, Any], others: Mapping[str, Path]
+) -> ModelSpec:
+    """Put a trained model into the models folder, where the list finds it.
+
+    Parameters
+    ----------
+    name : str
+    base : ModelSpec
+    tensors : mapping of str to Tensor
+        All weights under their official names.
+    card : mapping
+        What :mod:`napari_zeroseg.training.card` writes.
+    others : mapping of str to Path
+        Further files to lie beside it, by their name there.
+
+    Raises
+    ------
+    WriteError, WeightsError
+        If the disk is full, or the weights cannot be built into the base's network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    home = Settings.from_environment().models_dir
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=home, prefix=".training-") as place:
+            file = Path(place) / WEIGHTS_FILE
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+            spec = add_checkpoint(file, base.base or base.key, name, link=True)
+        _furnish(name, "a training run", card, others)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, ZerosegError):
+            raise
+        raise WriteError(
+            f"The model could not be written to {home} ({error}): make room there; the run's folder keeps the weights, "
+            "and --resume writes the model."
+        ) from error
+    return spec
+
+
+def _furnish(name: str, source: str, card: Mapping[str, Any], others: Mapping[str, Path]) -> None:
+    folder = model_folder(name)
+    cards.write(folder, card)
+    beside = [cards.JSON_FILE, cards.TEXT_FILE]
+    for target, file in others.items():
+        if file.is_file():
+            (folder / target).write_bytes(file.read_bytes())
+            beside.append(target)
+    own = read_card(name)
+    assert own is not None
+    replace(own, source=source, companions={file: hash_again(folder / file) for file in beside}).write()
+
+
+def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a model of the models folder as one file, with its card and everything that belongs to it.
+
+    Parameters
+    ----------
+    key : str
+        A model that was trained, added or downloaded.
+    path : path
+        The file; ".zip" is added where it has no ending.
+    overwrite : bool
+        Whether a file of that name may be replaced.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    UnknownModelError, InputError, WriteError
+        If there is no such model in the models folder, or the file cannot be written.
+    """
+    found = locate(find_model(key))
+    if found is None or found.card is None:
+        raise InputError(f"{key} is not in the models folder, so there is nothing to export: choose a trained model.")
+    path = Path(path).expanduser()
+    path = path if path.suffix else path.with_suffix(".zip")
+    if path.exists() and not overwrite:
+        raise WriteError(f"{path} is there already: choose another name, or say that it may be overwritten.")
+    note = {"form": FORM, "key": key, "base": found.card.base, "file": found.card.file, "sha256": found.card.sha256}
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_FORM_FILE, json.dumps({**note, "companions": dict(found.card.companions)}, indent=2))
+            for name in (found.card.file, *found.card.companions):
+                archive.write(found.card.folder / name, name)
+        temporary.replace(path)
+    except OSError as error:
+        raise WriteError(
+            f"{path} could not be written ({error.strerror}): make room, or choose another place."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def import_model(path: str | Path, name: str | None = None) -> ModelSpec:
+    """Add a model that :func:`export_model` wrote.
+
+    Parameters
+    ----------
+    path : path
+    name : str, optional
+        Another name in the list.
+
+    Raises
+    ------
+    ReadError, WeightsError, InputError, WriteError
+        If the file is damaged or of something else, its base is unknown here, or the name is taken.
+    """
+    path = Path(path).expanduser()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            note = json.loads(archive.read(_FORM_FILE))
+            if note.get("form") != FORM:
+                raise InputError(f"{path.name} was written by another version of napari-zeroseg: use that one.")
+            return _unpack(archive, note, path, name or str(note["key"]))
+    except FileNotFoundError as error:
+        raise ReadError(f"There is no file {path}: check its name and place.") from error
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        if isinstance(error, ZerosegError):
+            raise
+        raise ReadError(f"{path.name} is no exported model, or it is damaged: export it again.") from error
+
+
+def _unpack(archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name: str) -> ModelSpec:
+    check_name(name)
+    companions = dict(note["companions"])
+    for inside in (note["file"], *companions):
+        if PurePosixPath(inside).name != inside or os.sep in inside:
+            raise ReadError(f"{path.name} names a file outside itself ({inside}): it is not to be trusted.")
+        if inside != note["file"] and archive.getinfo(inside).file_size > _LARGEST_COMPANION:
+            raise ReadError(f"{path.name} holds {inside}, which is too large to belong to a model.")
+    home = Settings.from_environment().models_dir
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=home, prefix=".importing-") as place:
+            files = {inside: Path(archive.extract(inside, place)) for inside in (note["file"], *companions)}
+            wrong = [inside for inside, file in files.items() if hash_again(file) != _hash_of(note, inside)]
+            if wrong:
+                raise WeightsError(f"{path.name} is damaged: {wrong[0]} is not what it was when it was exported.")
+            spec = add_checkpoint(files[note["file"]], note["base"], name, link=True)
+            own = read_card(name)
+            assert own is not None
+            for inside in companions:
+                (own.folder / inside).write_bytes(files[inside].read_bytes())
+            replace(own, source=str(path), companions=companions).write()
+    except OSError as error:
+        if isinstance(error, ZerosegError):
+            raise
+        raise WriteError(f"{path.name} could not be unpacked into {home} ({error}): make room there.") from error
+    return spec
+
+
+def _hash_of(note: Mapping[str, Any], inside: str) -> str:
+    return str(note["sha256"] if inside == note["file"] else note["companions"][inside])

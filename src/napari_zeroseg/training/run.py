@@ -1,0 +1,244 @@
+"""One training run from its folder to a model in the list."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_zeroseg.errors import CancelledError, InputError, ZerosegError
+from napari_zeroseg.locks import only_run_on
+from napari_zeroseg.training import card as cards
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.data import TrainingData, check_enough
+from napari_zeroseg.training.events import Control, Events, Listener, plain
+from napari_zeroseg.training.folder import RunFolder, new_run, open_run
+from napari_zeroseg.training.result import TrainedModel, check_name, register
+from napari_zeroseg.training.split import Split, folds, split_for
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+    from napari_zeroseg.training.fitting import Fitted
+
+_log = logging.getLogger(__name__)
+
+
+class StoppedError(CancelledError):
+    """A run was stopped before its end; its folder holds the state to go on from."""
+
+
+def train(
+    config: TrainingConfig | str | Path,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+    control: Callable[[Control], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> TrainedModel:
+    """Train a model and put it into the list under the name of the configuration.
+
+    Parameters
+    ----------
+    config : TrainingConfig or path
+        Settings, or their TOML file; with `resume`, the run's folder.
+    out : path, optional
+        The run's folder; left out, one in the user's data folder.
+    resume : bool
+        Go on with a run that was stopped or killed.
+    listener : callable, optional
+        Called with each event, in the thread of the caller; see :mod:`napari_zeroseg.training.events`.
+    control : callable, optional
+        Called once with the :class:`~napari_zeroseg.training.events.Control` of the run, to pause or stop it later.
+    cancel : CancelToken, optional
+        Another way to stop it: looked at between two steps.
+
+    Returns
+    -------
+    TrainedModel
+        Its `better` is False where the base did as well on the planes held back.
+
+    Raises
+    ------
+    StoppedError
+        If the run was stopped; what was learnt is kept, and `resume` goes on from there.
+    InputError, ReadError, WriteError, WeightsError, UnknownModelError, DeviceMemoryError
+        Each with a sentence that says what to do.
+    """
+    folder, config = _opened(config, out, resume)
+    events = Events(folder.events, *([] if listener is None else [listener]))
+    with only_run_on(folder.path):
+        steering = Control(folder.control)
+        if control is not None:
+            control(steering)
+        run = _Run(folder, config, events, steering, cancel)
+        folder.write_status("running", name=config.name)
+        try:
+            return run.go()
+        except BaseException as error:
+            _tell_end(folder, config, events, error)
+            raise
+
+
+def _tell_end(folder: RunFolder, config: TrainingConfig, events: Events, error: BaseException) -> None:
+    """Leave word of how the run ended; the error itself goes on to the caller."""
+    stopped = isinstance(error, (CancelledError, KeyboardInterrupt))
+    state = "stopped" if stopped else "failed"
+    message = str(error) if isinstance(error, ZerosegError) else f"{type(error).__name__}: {error}"
+    events(state, message=message, kind=type(error).__name__, out_of_memory=isinstance(error, MemoryError))
+    try:
+        folder.write_status(state, name=config.name, message=message)
+    except ZerosegError as other:
+        _log.warning("%s", other)
+
+
+def _opened(
+    config: TrainingConfig | str | Path, out: str | Path | None, resume: bool
+) -> tuple[RunFolder, TrainingConfig]:
+    if resume:
+        if isinstance(config, TrainingConfig):
+            if out is None:
+                raise InputError("To go on with a run, give its folder.")
+            return open_run(out)
+        return open_run(config)
+    settings = config if isinstance(config, TrainingConfig) else TrainingConfig.read(config)
+    check_name(settings.name)
+    folder = new_run(settings, out)
+    return folder, TrainingConfig.read(folder.config)
+
+
+class _Run:
+    """What all parts of a run share."""
+
+    def __init__(
+        self, folder: RunFolder, config: TrainingConfig, events: Events, control: Control, cancel: CancelToken | None
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.events = events
+        self._control = control
+        self._cancel = cancel
+        self._started = time.monotonic()
+
+    def go(self) -> TrainedModel:
+        """Everything in order."""
+        config = self.config
+        check_name(config.name)
+        self.events("started", folder=str(self.folder.path), name=config.name, pid=os.getpid(), settings=config.table())
+        data = TrainingData(config)
+        check_enough(data, config)
+        split = split_for(data, config)
+        self._tell_data(data, split)
+        # torch comes here, when everything that needs none has been seen to be right
+        from napari_zeroseg.training.fitting import Fitting
+
+        turns = folds(data, config, split)
+        if turns and config.minutes is not None:
+            config = replace(config, minutes=config.minutes / (len(turns) + 1))
+        fitted = Fitting(self, config, data, split, final=bool(turns)).go()
+        turned = [
+            Fitting(self, config, data, turn, fold=number, steps=fitted.steps).go() for number, turn in enumerate(turns)
+        ]
+        return self._finish(data, split, fitted, turned)
+
+    def between(self) -> None:
+        """Called between two steps of any work: wait while paused, leave when stopped.
+
+        Raises
+        ------
+        StoppedError
+        """
+        self._control.wait(self._paused)
+        if self._control.stopped or (self._cancel is not None and self._cancel.cancelled):
+            raise StoppedError("Stopped. What was learnt is kept: go on with --resume.")
+
+    def _paused(self, state: str) -> None:
+        self.folder.write_status("paused" if state == "paused" else "running", name=self.config.name)
+        self.events(state)
+
+    def _tell_data(self, data: TrainingData, split: Split) -> None:
+        self.events(
+            "data",
+            planes=len(data.planes),
+            objects=len(data.objects),
+            labels_are="classes" if data.as_classes else "instances",
+            train_objects=len(split.train),
+            choose_objects=len(split.choose),
+            report_objects=len(split.report),
+            held_back=split.sentence,
+        )
+
+    def _finish(self, data: TrainingData, split: Split, fitted: Fitted, turned: Sequence[Fitted]) -> TrainedModel:
+        from napari_zeroseg.training.fitting import figures_of, learnt_file
+
+        masks, found = figures_of(turned or [fitted])
+        better, sentence = cards.verdict(masks, found)
+        if not better:
+            self.events("warning", message=sentence)
+        base = fitted.network.model.spec
+        objects = sum(len(one.split.report) for one in turned) if turned else len(split.report)
+        card = {
+            "form": 1,
+            "name": self.config.name,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "version": version("napari-zeroseg"),
+            "verdict": sentence,
+            "better": better,
+            "base": {
+                "key": self.config.base,
+                "title": base.title,
+                "sha256": fitted.network.base_sha256,
+                "licence": base.licence,
+                "licence_note": base.licence_note,
+            },
+            "data": {
+                "pairs": [{"image": str(pair.image), "labels": str(pair.labels)} for pair in self.config.pairs],
+                "planes": len(data.planes),
+                "objects": len(data.objects),
+                "fingerprint": data.fingerprint(),
+            },
+            "split": {
+                "held_back": "each block in turn" if turned else split.sentence,
+                "train_objects": len(data.objects) if turned else len(split.train),
+                "report_objects": objects,
+                "note": _note(split, bool(turned)),
+            },
+            "masks": masks,
+            "class": found,
+            "curve": fitted.history,
+            "steps": fitted.steps,
+            "seconds": fitted.seconds,
+            "device": str(fitted.network.model.device),
+            "settings": self.config.table(),
+            "files": sorted(path.name for path in self._extra_files()),
+        }
+        tensors = {**fitted.network.base_tensors, **fitted.changed}
+        extra = {path.name: path for path in self._extra_files()}
+        head = learnt_file(self.folder, fitted)
+        if head is not None:
+            extra[head.name] = head
+        register(self.config.name, base, tensors, card, extra)
+        self.folder.write_status("done", name=self.config.name, verdict=sentence)
+        self.events("done", key=self.config.name, better=better, verdict=sentence, masks=masks, **{"class": found})
+        return TrainedModel(self.config.name, plain(card), better, self.folder.path)
+
+    def _extra_files(self) -> list[Path]:
+        previews = sorted(self.folder.previews.glob("*.png"))[-1:]
+        return [path for path in (self.folder.metrics, *previews) if path.is_file()]
+
+
+def _note(split: Split, in_turn: bool) -> str:
+    if in_turn:
+        return (
+            "The set is small: every block was held back once from a training of the same length, and the model itself "
+            "learnt from all of it."
+        )
+    if split.chosen_on_itself:
+        return "The best weights were chosen by the same objects, so the figures are a little too good."
+    return f"The best weights were chosen by {len(split.choose)} other held-back objects."

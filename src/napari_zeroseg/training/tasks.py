@@ -1,0 +1,289 @@
+"""What one step learns: answers to prompts, and the class without any. Both say their units of work and give a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.training.classes import ClassHead, cells_of, class_loss, fields_of, maps_of, picture_of, targets_of
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.data import TrainingObject
+from napari_zeroseg.training.decoding import Prompter, TrainableDecoding
+from napari_zeroseg.training.losses import iou_loss, mask_loss
+from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.patches import Patch, Patches, Seen, far, near, prompt_on
+from napari_zeroseg.training.prompts import draw, usable
+
+NEAR_SHARE = 2 / 3
+"""Part of the clicks that are learnt in the window from near; inference prefers it in doubt."""
+
+OTHERS = 0.3
+"""Weight of the mean loss of a click's candidates beside that of the best one, and of the single answer. The labels say
+what every click means, so that whichever candidate is chosen should show it; the best one leads all the same."""
+
+CLASS_BATCH = 4
+"""Windows a step for the class."""
+
+_MOST_CHUNKS = 1_000_000
+"""Of an epoch; makes a chunk's number tell its epoch."""
+
+PROMPTS_AT_ONCE = 8
+"""Prompts of one window that are answered together."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Objects of one patch that are learnt together; `number` makes their prompts differ between epochs."""
+
+    patch: Patch
+    objects: tuple[TrainingObject, ...]
+    kinds: tuple[str, ...]
+    number: int
+
+
+class Task(Protocol):
+    """One thing to learn."""
+
+    def steps(self) -> int:
+        """How many steps show everything once."""
+        ...
+
+    def step(self, number: int) -> float:
+        """Add the gradients of one step's units and return their mean loss."""
+        ...
+
+    def trained(self) -> Iterable[nn.Module]:
+        """Modules with parameters of this task alone."""
+        ...
+
+
+class MaskTask:
+    """Answers to prompts.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    network : Network
+    patches : Patches
+    objects : sequence of TrainingObject
+    store : EmbeddingStore
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        network: Network,
+        patches: Patches,
+        objects: Sequence[TrainingObject],
+        store: EmbeddingStore,
+    ) -> None:
+        self._config = config
+        self._network = network
+        self._patches = patches
+        self._objects = list(objects)
+        self._store = store
+        self._prompts = usable(config.prompts, network.model.spec.accepts)
+        self._loss = mask_loss(config.loss)
+        self._prompter = Prompter(network.modules.prompt_encoder, network.model.device)
+        self._planned: tuple[int, list[list[Chunk]]] | None = None
+        self.at_once = PROMPTS_AT_ONCE
+
+    def steps(self) -> int:
+        """How many steps show every object once."""
+        return max(1, round(len(self._objects) / self._config.batch))
+
+    def trained(self) -> Iterable[nn.Module]:
+        """The mask decoder."""
+        return [self._network.modules.mask_decoder]
+
+    def step(self, number: int) -> float:
+        """Learn the objects of step `number`, counted over all epochs."""
+        chunks = self._of_step(number)
+        count = sum(len(chunk.objects) for chunk in chunks)
+        return sum(self._learn(chunk, count) for chunk in chunks) / count
+
+    def _of_step(self, number: int) -> list[Chunk]:
+        epoch, place = divmod(number, self.steps())
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = epoch, self._plan(epoch)
+        return self._planned[1][place]
+
+    def _plan(self, epoch: int) -> list[list[Chunk]]:
+        """Every object once, each in a window and a variant; objects that share these are answered together."""
+        config = self._config
+        rng = np.random.default_rng([config.seed, 1, epoch])
+        groups: dict[Patch, list[tuple[TrainingObject, str]]] = {}
+        for one in self._objects:
+            kind = draw(self._prompts, rng)
+            from_near = kind in ("box", "loose_box", "mask") or rng.random() < NEAR_SHARE
+            field = near(self._patches.data, one) if from_near else far(self._patches.data, one)
+            patch = Patch(one.plane, field, int(rng.integers(config.variants)))
+            groups.setdefault(patch, []).append((one, kind))
+        chunks: list[Chunk] = []
+        for patch, members in groups.items():
+            for first in range(0, len(members), PROMPTS_AT_ONCE):
+                objects, kinds = zip(*members[first : first + PROMPTS_AT_ONCE], strict=True)
+                chunks.append(Chunk(patch, objects, kinds, epoch * _MOST_CHUNKS + len(chunks)))
+        order = rng.permutation(len(chunks))
+        steps: list[list[Chunk]] = [[] for _ in range(self.steps())]
+        sizes = np.zeros(len(steps))
+        for place in order:
+            emptiest = int(sizes.argmin())
+            steps[emptiest].append(chunks[place])
+            sizes[emptiest] += len(chunks[place].objects)
+        return self._without_empty(steps)
+
+    @staticmethod
+    def _without_empty(steps: list[list[Chunk]]) -> list[list[Chunk]]:
+        """With large chunks a step may get none: it then repeats another's."""
+        full = [step for step in steps if step]
+        return [step or full[i % len(full)] for i, step in enumerate(steps)]
+
+    def _learn(self, chunk: Chunk, count: int) -> float:
+        """Add a chunk's gradients, each `count`-th, and return the sum of its losses."""
+        seen = self._patches.see(chunk.patch)
+        image = self._network.embed(self._patches, chunk.patch, self._store)
+        # the encoder's graph is gone through once, with what all parts of the chunk have gathered here
+        leaf = image.detach().requires_grad_(image.requires_grad)
+        rng = np.random.default_rng([self._config.seed, 2, chunk.patch.plane, chunk.number])
+        pairs = list(zip(chunk.objects, chunk.kinds, strict=True))
+        total = 0.0
+        for first in range(0, len(pairs), self.at_once):
+            loss = self._loss_of(pairs[first : first + self.at_once], seen, leaf, rng)
+            if loss is not None:
+                (loss / count).backward()
+                total += float(loss.detach())
+        if leaf.grad is not None:
+            image.backward(leaf.grad)
+        return total
+
+    def _loss_of(
+        self, pairs: Sequence[tuple[TrainingObject, str]], seen: Seen, image: Tensor, rng: np.random.Generator
+    ) -> Tensor | None:
+        """Sum of the losses of objects that are answered together; None if the window shows none of them."""
+        model = self._network.model
+        decoding = self._network.decoding()
+        cells = cells_of(model, seen.shape)
+        shown = [(kind, seen.objects == one.number) for one, kind in pairs]
+        shown = [(kind, mask) for kind, mask in shown if mask.any()]
+        if not shown:
+            return None
+        prompts = [self._prompt(kind, mask, rng, seen, image, decoding) for kind, mask in shown]
+        logits, scores = decoding.answer(image, self._prompter(prompts, model.pipeline.frame(seen.shape)))
+        target = torch.stack([cells.shrunk(mask) for _, mask in shown]).to(model.device)
+        weight = cells.weight(seen.objects).to(model.device).expand_as(target)
+        return self._judge(prompts, logits, scores, target, weight)
+
+    def _judge(
+        self, prompts: Sequence[Prompt], logits: Tensor, scores: Tensor, target: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Sum of the losses of B prompts: a click is answered by three candidates, anything else by the single mask."""
+        clicked = torch.tensor([one.is_ambiguous for one in prompts], device=logits.device)
+        single = self._loss(logits[:, 0], target, weight)
+        trust = iou_loss(scores[:, 0], logits[:, 0], target, weight)
+        total = (torch.where(clicked, OTHERS, 1.0) * single).sum() + (torch.where(clicked, 0.25, 1.0) * trust).sum()
+        if not bool(clicked.any()):
+            return total
+        some, true, counted, trusted = logits[clicked], target[clicked], weight[clicked], scores[clicked]
+        three = torch.stack([self._loss(some[:, k], true, counted) for k in (1, 2, 3)], 1)
+        trust = torch.stack([iou_loss(trusted[:, k], some[:, k], true, counted) for k in (1, 2, 3)], 1)
+        return total + (three.min(1).values + OTHERS * three.mean(1) + 0.25 * trust.sum(1)).sum()
+
+    def _prompt(
+        self,
+        kind: str,
+        mask: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
+        rng: np.random.Generator,
+        seen: Seen,
+        image: Tensor,
+        decoding: TrainableDecoding,
+    ) -> Prompt:
+        if kind != "correction":
+            return prompt_on(kind, mask, rng, self._config.box_margin)
+
+        def answered() -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+            frame = self._network.model.pipeline.frame(seen.shape)
+            first = prompt_on("centre", mask, rng)
+            with torch.no_grad():
+                logits, scores = decoding.answer(image, self._prompter([first], frame))
+            best = 1 + int(scores[0, 1:].argmax())
+            rows, columns, part = frame.patch(logits[0, best].float().cpu().numpy())
+            whole = np.zeros(mask.shape, bool)
+            whole[rows, columns] = part
+            return whole
+
+        return prompt_on(kind, mask, rng, seen=answered)
+
+
+class ClassTask:
+    """The class without prompts, on windows of all training planes, those without objects as well.
+
+    Parameters
+    ----------
+    config, network, patches, store
+        As for :class:`MaskTask`.
+    head : ClassHead
+    side : int
+        Of the windows.
+    planes : sequence of int
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        network: Network,
+        patches: Patches,
+        store: EmbeddingStore,
+        head: ClassHead,
+        side: int,
+        planes: Sequence[int],
+    ) -> None:
+        self._config = config
+        self._network = network
+        self._patches = patches
+        self._store = store
+        self._head = head
+        self.side = side
+        data = patches.data
+        self.windows = [(plane, field) for plane in planes for field in fields_of(data.planes[plane].shape, side)]
+        self.windows = [(plane, field) for plane, field in self.windows if not _is_flat(patches, plane, field)]
+
+    def steps(self) -> int:
+        """How many steps show every window once."""
+        return max(1, round(len(self.windows) / CLASS_BATCH))
+
+    def trained(self) -> Iterable[nn.Module]:
+        """The class head."""
+        return [self._head]
+
+    def step(self, number: int) -> float:
+        """Learn the windows of step `number`, counted over all epochs."""
+        total = 0.0
+        device = self._network.model.device
+        for place in range(number * CLASS_BATCH, (number + 1) * CLASS_BATCH):
+            epoch, index = divmod(place, len(self.windows))
+            rng = np.random.default_rng([self._config.seed, 3, epoch])
+            plane, field = self.windows[rng.permutation(len(self.windows))[index]]
+            patch = Patch(plane, field, int(rng.integers(self._config.variants, size=len(self.windows))[index]))
+            seen = self._patches.see(patch)
+            target, weight = targets_of(seen, cells_of(self._network.model, seen.shape))
+            image = self._network.embed(self._patches, patch, self._store)
+            picture = picture_of(self._network.model.pipeline.pixels(np.ascontiguousarray(seen.picture)))
+            maps = maps_of(self._head, image, picture.to(device), self._network.model.dtype)
+            loss = class_loss(maps, target[None].to(device), weight[None].to(device))
+            (loss / CLASS_BATCH).backward()
+            total += float(loss.detach())
+        return total / CLASS_BATCH
+
+
+def _is_flat(patches: Patches, plane: int, field: tuple[int, int, int, int]) -> bool:
+    picture, _ = patches.data.read(plane)
+    window = picture[field[0] : field[2], field[1] : field[3]]
+    return bool((window == window.flat[0]).all())

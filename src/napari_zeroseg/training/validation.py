@@ -1,0 +1,174 @@
+"""How good a model is on held-back objects, before and after: IoU and Dice by kind of prompt, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.metrics import Counts
+from napari_zeroseg.models.sam import SamSegmenter
+from napari_zeroseg.prompts import Prompt, PromptKind
+from napari_zeroseg.segmenter import Prediction
+from napari_zeroseg.training.classes import ClassSegmenter
+from napari_zeroseg.training.data import IGNORE, TrainingData, TrainingObject
+from napari_zeroseg.training.patches import prompt_on
+from napari_zeroseg.training.prompts import NEEDS
+from napari_zeroseg.training.split import Region
+from napari_zeroseg.view import View
+
+SAMPLES = 2000
+"""Resamples of a bootstrap interval."""
+
+MOST_REPORTED = 1000
+"""Objects at most in the final figures."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskScores:
+    """IoU and Dice of each object, (N,) each, for one kind of prompt."""
+
+    iou: Floats
+    dice: Floats
+
+
+def kinds_to_score(prompts: Sequence[str], accepts: frozenset[PromptKind], all_kinds: bool) -> list[str]:
+    """Kinds of prompt that are judged: one click in the middle and a tight box, and at the end every kind trained."""
+    kinds = ["centre", "box", *(sorted(set(prompts) - {"correction"}) if all_kinds else ())]
+    return [kind for kind in dict.fromkeys(kinds) if NEEDS[kind] in accepts]
+
+
+def score_masks(
+    model: SamSegmenter,
+    data: TrainingData,
+    objects: Sequence[TrainingObject],
+    kinds: Sequence[str],
+    store: EmbeddingStore,
+    seed: int,
+    margin: tuple[float, float],
+    step: Callable[[], None] = lambda: None,
+) -> dict[str, MaskScores]:
+    """Ask for every object as a user would, window and choice of candidate included.
+
+    Parameters
+    ----------
+    model : SamSegmenter
+    data : TrainingData
+    objects : sequence of TrainingObject
+    kinds : sequence of str
+        Kinds of prompt.
+    store : EmbeddingStore
+    seed : int
+        Of the prompts: the same ones for every model.
+    margin : tuple of float
+        Of loose boxes.
+    step : callable
+        Called before each plane; what it raises ends the scoring.
+
+    Returns
+    -------
+    dict of str to MaskScores
+        In the order of `objects`.
+    """
+    found = {kind: (np.zeros(len(objects)), np.zeros(len(objects))) for kind in kinds}
+    for plane in sorted({one.plane for one in objects}):
+        step()
+        places = [i for i, one in enumerate(objects) if one.plane == plane]
+        picture, numbers = data.read(plane)
+        view = View(model, picture, store)
+        for kind in kinds:
+            prompts = [_prompt(kind, numbers == objects[i].number, objects[i], seed, margin) for i in places]
+            for i, prediction in zip(places, view.predict(prompts, multimask=None), strict=True):
+                counts = _counts(prediction, numbers, objects[i].number)
+                found[kind][0][i], found[kind][1][i] = counts.iou, counts.dice
+    return {kind: MaskScores(*both) for kind, both in found.items()}
+
+
+def score_class(
+    model: SamSegmenter,
+    segmenter: ClassSegmenter,
+    data: TrainingData,
+    planes: Sequence[int],
+    store: EmbeddingStore,
+    held: Sequence[Region] = (),
+    step: Callable[[], None] = lambda: None,
+) -> list[Counts]:
+    """Foreground of the class on each plane, or on the part of it that was held back."""
+    found = []
+    for plane in planes:
+        step()
+        picture, numbers = data.read(plane)
+        drawn = segmenter.segment(model, View(model, picture, store)).probability > 0.5
+        counts = numbers != IGNORE
+        for where, r0, c0, r1, c1 in held:
+            if where == plane:
+                inside = np.zeros(numbers.shape, bool)
+                inside[r0:r1, c0:c1] = True
+                counts = counts & inside
+        true, drawn = (numbers > 0) & counts, drawn & counts
+        found.append(Counts(*(int(np.count_nonzero(mask)) for mask in (true & drawn, drawn, true))))
+    return found
+
+
+def pooled(counts: Sequence[Counts]) -> Counts:
+    """All pixels together."""
+    return Counts(*(sum(getattr(one, name) for one in counts) for name in ("both", "prediction", "truth")))
+
+
+def interval(values: Floats, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of a mean: resampling with replacement, percentiles; Efron, 1979.
+
+    Parameters
+    ----------
+    values : (N,) float64
+        One an object, or the difference of two models on the same object.
+    seed : int
+    level : float
+        Part of the resampled means that lies inside.
+    """
+    if not len(values):
+        return 0.0, 0.0
+    rng = np.random.default_rng(seed)
+    means = np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(SAMPLES)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def compared(before: MaskScores, after: MaskScores) -> dict[str, float | list[float]]:
+    """Means before and after, their difference and its interval, of IoU; means of Dice."""
+    gain = after.iou - before.iou
+    return {
+        "objects": len(gain),
+        "iou_before": float(before.iou.mean()),
+        "iou_before_interval": list(interval(before.iou)),
+        "iou_after": float(after.iou.mean()),
+        "iou_after_interval": list(interval(after.iou)),
+        "gain": float(gain.mean()),
+        "gain_interval": list(interval(gain)),
+        "dice_before": float(before.dice.mean()),
+        "dice_after": float(after.dice.mean()),
+    }
+
+
+def some_of(objects: Sequence[TrainingObject], most: int) -> list[TrainingObject]:
+    """At most so many objects, evenly taken from all."""
+    if len(objects) <= most:
+        return list(objects)
+    return [objects[int(i)] for i in np.linspace(0, len(objects) - 1, most).round()]
+
+
+def _prompt(kind: str, mask: NDArray[np.bool_], one: TrainingObject, seed: int, margin: tuple[float, float]) -> Prompt:
+    return prompt_on(kind, mask, np.random.default_rng([seed, 4, one.plane, one.number]), margin)
+
+
+def _counts(prediction: Prediction, numbers: NDArray[np.int32], number: int) -> Counts:
+    rows, columns, mask = prediction.patch()
+    window = numbers[rows, columns]
+    drawn = mask & (window != IGNORE)
+    both = int(np.count_nonzero(drawn & (window == number)))
+    return Counts(both, int(np.count_nonzero(drawn)), int(np.count_nonzero(numbers == number)))

@@ -1,0 +1,115 @@
+"""Everything that steps need, ready: network, embeddings, windows, tasks; and how long one of them takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.settings import Settings
+from napari_zeroseg.training.classes import ClassHead, side_for
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.data import TrainingData
+from napari_zeroseg.training.loop import steps_of
+from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.patches import Patch, Patches, far, near
+from napari_zeroseg.training.split import Split, objects_of
+from napari_zeroseg.training.tasks import ClassTask, MaskTask, Task
+
+
+class Workbench:
+    """What a fit works with.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    data : TrainingData
+    split : Split
+    everything : bool
+        Whether to learn from all objects, since other fits give the figures.
+    """
+
+    def __init__(self, config: TrainingConfig, data: TrainingData, split: Split, everything: bool = False) -> None:
+        self.config, self.data, self.split = config, data, split
+        self.network = Network(config)
+        settings = Settings.from_environment()
+        self.store = EmbeddingStore(settings.cache_dir / "embeddings", settings.memory_bytes // 4, settings.disk_bytes)
+        # embeddings of weights that change are of no use afterwards
+        self.passing = EmbeddingStore(None, settings.memory_bytes // 4) if config.trains_encoder else self.store
+        self.objects = list(data.objects) if everything else objects_of(data, split.train)
+        planes = sorted({one.plane for one in self.objects}) if everything else list(split.train_planes)
+        self.patches = Patches(data, config.seed, () if everything else split.held)
+        self.head, self.side = self._new_head()
+        self.tasks = self._make_tasks(planes)
+
+    def patches_ahead(self) -> list[Patch]:
+        """Everything that the encoder is to be run on before the first step."""
+        if self.config.trains_encoder:
+            return []
+        windows = {
+            (one.plane, field)
+            for one in (self.objects if self.config.trains_masks else [])
+            for field in (near(self.data, one), far(self.data, one))
+        }
+        task = self.tasks.get("class")
+        if isinstance(task, ClassTask):
+            windows.update(task.windows)
+        patches = [Patch(*window, variant) for window in windows for variant in range(self.config.variants)]
+        return sorted(patches, key=lambda patch: (patch.plane, patch.field, patch.variant))
+
+    def encode(self, patch: Patch) -> None:
+        """Make sure that a patch's embedding is there."""
+        self.patches.embedding(patch, self.network.model, self.store)
+
+    def step_seconds(self) -> float:
+        """Seconds of a step without its validation; the gradients are thrown away."""
+        for task in self.tasks.values():
+            task.step(0)
+        start = time.perf_counter()
+        for task in self.tasks.values():
+            task.step(1)
+            task.step(2)
+        seconds = (time.perf_counter() - start) / 2
+        for module in (module for task in self.tasks.values() for module in task.trained()):
+            module.zero_grad(set_to_none=True)
+        self.network.modules.zero_grad(set_to_none=True)
+        return seconds
+
+    def steps(self, seconds: float) -> int:
+        """How many steps the run does, where one takes so many seconds."""
+        return steps_of(self.config, list(self.tasks.values()), seconds)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that show everything once."""
+        return max(task.steps() for task in self.tasks.values())
+
+    def memory_bytes(self) -> int:
+        """Peak so far: of the GPU, or of this process on a CPU."""
+        device = self.network.model.device
+        if device.type == "cuda":
+            return int(torch.cuda.max_memory_reserved(device))
+        if device.type == "mps":
+            return int(torch.mps.driver_allocated_memory())
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+    def _new_head(self) -> tuple[ClassHead | None, int]:
+        if not self.config.trains_class:
+            return None, 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            head = ClassHead()
+        return head.to(self.network.model.device), side_for(self.data, self.objects)
+
+    def _make_tasks(self, planes: Sequence[int]) -> dict[str, Task]:
+        tasks: dict[str, Task] = {}
+        config, network = self.config, self.network
+        if config.trains_masks:
+            tasks["masks"] = MaskTask(config, network, self.patches, self.objects, self.store)
+        if self.head is not None:
+            tasks["class"] = ClassTask(config, network, self.patches, self.store, self.head, self.side, planes)
+        return tasks

@@ -1,0 +1,173 @@
+"""Words taught from labels: kept, found again, used on other planes, and by the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_zeroseg.cascade import SimilarOptions
+from napari_zeroseg.cascade.words import find_word, load_word, save_word, taught_words, teach
+from napari_zeroseg.cli import main
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.metrics import iou
+
+OPTIONS = SimilarOptions(points_per_plane=150, boxes=False)
+
+
+@pytest.fixture(scope="module")
+def word(model, scene):
+    return teach("  Mitochondria ", model, scene.views, list(scene.truth), options=OPTIONS)
+
+
+def test_it_is_tried_on_a_plane_that_it_has_not_seen(word):
+    assert word.word == "mitochondria"
+    assert word.trial.planes == 1
+    assert word.trial.after > 0.5
+    assert word.trial.before is None
+    assert 0 <= word.trial.absence < 0.5
+
+
+def test_kept_and_found_again(word, model, scene):
+    assert taught_words() == []
+    folder = save_word(word)
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "word.safetensors"]
+    save_word(word)
+    assert taught_words() == ["mitochondria"]
+    again = load_word("MITOCHONDRIA")
+    assert (again.word, again.model_key, again.side, again.trial) == (word.word, word.model_key, word.side, word.trial)
+    kept, fresh = (one.shown.prototypes[0] for one in (again, word))
+    np.testing.assert_allclose(kept.directions, fresh.directions, atol=1e-6)
+    assert kept.threshold == pytest.approx(fresh.threshold)
+    queue = find_word(model, scene.views[1], "mitochondria", options=OPTIONS)
+    assert iou(queue.to_labels() > 0, scene.truth[1] > 0) > 0.5
+
+
+def test_one_plane_leaves_none_to_try_it_on(model, scene):
+    word = teach("blob", model, scene.views[:1], [scene.truth[0]], options=OPTIONS)
+    assert word.trial.after is None
+    assert word.trial.planes == 0
+
+
+def test_the_bare_word_beside_it(model, scene, toys):
+    import zeroseg_toys
+
+    words = zeroseg_toys.Words(zeroseg_toys.WORDS)
+    labels = [(truth > 0).astype(int) * truth for truth in scene.truth]
+    word = teach("unicorn", model, scene.views, labels, text_model=words, options=OPTIONS)
+    assert word.trial.before == 0
+    assert word.trial.after > 0.5
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("name", ["", " , ", "x" * 61])
+    def test_no_word(self, model, scene, name):
+        with pytest.raises(InputError, match="cannot be taught"):
+            teach(name, model, scene.views, list(scene.truth))
+
+    def test_nothing_labelled(self, model, scene):
+        with pytest.raises(InputError, match="Nothing is labelled"):
+            teach("axon", model, scene.views, [np.zeros_like(truth) for truth in scene.truth])
+
+    def test_labels_are_missing(self, model, scene):
+        with pytest.raises(InputError, match="2 planes but labels for 1"):
+            teach("axon", model, scene.views, [scene.truth[0]])
+
+    def test_not_taught(self, model, scene):
+        with pytest.raises(InputError, match="'axon' has not been taught; words that have: none yet"):
+            find_word(model, scene.views, "axon")
+
+    def test_damaged(self, word, model, scene):
+        (save_word(word) / "word.safetensors").write_bytes(b"no tensors")
+        with pytest.raises(InputError, match="damaged"):
+            find_word(model, scene.views, "mitochondria")
+
+    def test_another_model_s(self, word, scene, toys):
+        import zeroseg_toys
+
+        with pytest.raises(InputError, match="another model"):
+            find_word(zeroseg_toys.Flood(zeroseg_toys.FLOOD), scene.views, word)
+
+
+@pytest.fixture
+def files(scene, tmp_path):
+    tifffile.imwrite(tmp_path / "raw.tif", np.stack([view.picture for view in scene.views]))
+    labels = scene.truth.astype(np.uint16)
+    tifffile.imwrite(tmp_path / "truth.tif", labels)
+    some = np.where(np.isin(labels, np.unique(labels[0][labels[0] > 0])[:3]), labels, 0)
+    some[1] = 0
+    tifffile.imwrite(tmp_path / "some.tif", some)
+    return tmp_path
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(part) for part in (*arguments, "--device", "cpu")])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_the_rest_by_the_command_line(files, capsys, scene):
+    out = files / "out.tif"
+    question = ("find", files / "raw.tif", "--like", files / "some.tif", "-o", out)
+    code, text, error = run(capsys, *question, "--json")
+    assert code == 0, error
+    labels, given = tifffile.imread(out), tifffile.imread(files / "some.tif")
+    assert (labels[given > 0] == given[given > 0]).all()
+    assert iou(labels[1] > 0, scene.truth[1] > 0) > 0.4
+    new = np.unique(labels[given == 0])
+    assert new[new > 0].min() > given.max() or not (new > 0).any()
+    report = json.loads(text)
+    assert [plane["plane"] for plane in report["planes"]] == [0, 1]
+    assert (files / "out.tif.json").exists()
+    code, text, error = run(capsys, *question)
+    assert code == 1
+    assert "already there" in error
+
+
+def test_teach_and_find_by_the_command_line(files, capsys, scene):
+    code, text, error = run(
+        capsys, "teach", "mitochondria", "--images", files / "raw.tif", "--labels", files / "truth.tif"
+    )
+    assert code == 0, error
+    assert "held out" in text
+    out = files / "found.tif"
+    code, text, error = run(capsys, "find", files / "raw.tif", "--word", "Mitochondria", "--planes", "1", "-o", out)
+    assert code == 0, error
+    assert iou(tifffile.imread(out)[1] > 0, scene.truth[1] > 0) > 0.5
+
+
+def test_a_vote_by_the_command_line(files, capsys, scene, tmp_path):
+    """A threshold that is right in its places, refined."""
+    tifffile.imwrite(tmp_path / "one.tif", scene.views[0].picture[:200, :200])
+    tifffile.imwrite(tmp_path / "map.tif", (scene.truth[0][:200, :200] > 0).astype(np.uint8))
+    code, text, error = run(
+        capsys, "find", tmp_path / "one.tif", "--vote", tmp_path / "map.tif", "-o", tmp_path / "voted.npy"
+    )
+    assert code == 0, error
+    assert "masks voted" in text
+    assert set(np.unique(np.load(tmp_path / "voted.npy"))) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--word", "axon"], "has not been taught"),
+        (["--like", "raw.tif", "--threshold", "0.4"], "is for --text"),
+        (["--text", "cell", "--certainty", "0.4"], "is for --like and --word"),
+        (["--text", " , "], "no phrase"),
+        ([], "required"),
+    ],
+)
+def test_mistakes(files, capsys, arguments, said):
+    given = [str(files / part) if part.endswith(".tif") else part for part in arguments]
+    try:
+        code = main(["find", str(files / "raw.tif"), "-o", str(files / "x.tif"), *given])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1

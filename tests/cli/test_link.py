@@ -1,0 +1,62 @@
+"""`zeroseg link` on files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import napari_zeroseg as zs
+from napari_zeroseg.io.label_files import open_labels
+
+SPACING = {"Z": 0.05, "Y": 0.004, "X": 0.004}
+
+
+@pytest.fixture
+def planes(tmp_path, stack):
+    """The truth of the stack with other numbers on each plane, and a speck."""
+    rng = np.random.default_rng(0)
+    labels = np.stack([np.r_[0, rng.permutation(stack.truth.max()) + 1][plane] for plane in stack.truth])
+    labels[1, :2, :2] = labels.max() + 1
+    return zs.write_labels(tmp_path / "planes.tif", labels, SPACING)
+
+
+def same_objects(one, other):
+    pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1)
+    return len(pairs[0]) == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))
+
+
+@pytest.mark.parametrize("name", ["linked.tif", "linked.ome.zarr", "linked.npy", "linked.nii.gz"])
+def test_objects_have_one_number_on_all_planes(zeroseg, planes, stack, tmp_path, name):
+    result = zeroseg("link", planes, "-o", tmp_path / name, "--min-area", 5 * 0.004**2, "--json")
+    assert (result.code, result.err) == (0, "")
+    report = json.loads(result.out)
+    linked = open_labels(tmp_path / name)
+    assert same_objects(np.asarray(linked.data[:]), stack.truth)
+    assert len(report["objects"]) == stack.truth.max()
+    if not name.endswith(".npy"):
+        assert linked.spacing["Z"] == pytest.approx(0.05)
+
+
+def test_what_is_there_stays(zeroseg, planes, tmp_path):
+    out = zs.write_labels(tmp_path / "mine.tif", np.ones((2, 3), int))
+    before = out.read_bytes()
+    assert "is already there" in zeroseg("link", planes, "-o", out).error()
+    assert "is the input itself" in zeroseg("link", planes, "-o", planes, "--overwrite").error()
+    assert out.read_bytes() == before
+    assert zeroseg("link", planes, "-o", out, "--overwrite", "--quiet").code == 0
+    assert out.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"), [(("--high", "0.1"), "0 < low <= high <= 1"), (("--min-planes", "0"), "at least 1")]
+)
+def test_absurd_options(zeroseg, planes, tmp_path, flags, sentence):
+    assert sentence in zeroseg("link", planes, "-o", tmp_path / "out.tif", *flags).error()
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_one_plane_is_no_stack(zeroseg, tmp_path):
+    plane = zs.write_labels(tmp_path / "plane.tif", np.eye(4, dtype=int))
+    assert "A stack" in zeroseg("link", plane, "-o", tmp_path / "out.tif").error()

@@ -1,0 +1,145 @@
+"""The Train dock: a real run in a process of its own, stopped, found again by another dock, and gone on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from napari_zeroseg._napari import train_watch
+from napari_zeroseg._napari.train_session import TRAINABLE
+from napari_zeroseg._napari.zoo import Zoo
+from napari_zeroseg.phantom import em_like_stack
+from napari_zeroseg.training import networks
+from napari_zeroseg.training.estimate import PRESETS
+from napari_zeroseg.training.folder import find_runs
+
+PATIENCE = 240_000
+QUICK = {"batch": 4, "epochs": 2, "variants": 1, "min_pixels": 30, "validation_objects": 4, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """(5, 256, 256) planes and mitochondria, four a plane."""
+    return em_like_stack(5, 256, seed=1)
+
+
+@pytest.fixture
+def open_dock(qtbot, monkeypatch, tmp_path_factory, stack, make_napari_viewer):
+    """Open the dock on the stack, with a list of models of its own; whatever still runs in the end is killed."""
+    cache = tmp_path_factory.getbasetemp() / "training-cache"
+    monkeypatch.setenv("ZEROSEG_CACHE_DIR", str(cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    zoo = Zoo()
+    monkeypatch.setattr("napari_zeroseg._napari.train.shared_zoo", lambda: zoo)
+    # a test cannot wait for 300 steps
+    monkeypatch.setitem(PRESETS, "CPU", QUICK)
+    docks = []
+
+    def open_(labels=stack[1]):
+        viewer = make_napari_viewer()
+        for name, planes in (("checked", slice(4, 5)), ("em", slice(0, 3))):
+            viewer.add_image(stack[0][planes], name=name)
+            viewer.add_labels(labels[planes], name="mito" if name == "em" else "mito checked")
+        viewer.dims.set_current_step(0, 0)
+        _, dock = viewer.window.add_plugin_dock_widget("napari-zeroseg", "Train")
+        dock.session.set_preset("CPU")
+        dock.session.set_choices(prompts={"centre": 1.0, "box": 1.0})
+        qtbot.waitUntil(lambda: dock.train.isEnabled() or dock.session.watch is not None, timeout=20_000)
+        docks.append(dock)
+        return dock
+
+    yield open_
+    for dock in docks:
+        dock.session.close()
+    for child in train_watch._children:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+        child.wait(60)
+    qtbot.waitUntil(lambda: all(entry.state for entry in zoo.entries.values()), timeout=20_000)
+
+
+def text(dock):
+    return dock.status.text().replace("\u200b", "")
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_dock_stops_and_goes_on(open_dock, qtbot):
+    dock = open_dock()
+    assert dock.pair_rows[0].image.currentText() == "em"
+    assert dock.name.placeholderText() == "my-mito"
+    validate_on_another_picture(dock)
+    dock.train.click()
+    qtbot.waitUntil(lambda: dock.session.watch is not None and bool(dock.session.watch.losses), timeout=PATIENCE)
+    first = dock.session.watch
+    assert not dock.train.isEnabled()
+    assert first.process is not None
+    assert first.told["pid"] != os.getpid()
+    assert first.base is not None
+    dock.pause.click()
+    qtbot.waitUntil(lambda: first.state == "paused", timeout=PATIENCE)
+    dock.viewer.window.remove_dock_widget(dock)
+    # another napari finds it where it stands, and can steer it
+    other = open_dock()
+    watch = other.session.watch
+    assert watch.folder == first.folder
+    assert watch.losses == first.losses
+    qtbot.waitUntil(lambda: other.pause.text() == "Resume" and "is paused" in text(other), timeout=5_000)
+    other.stop.click()
+    qtbot.waitUntil(lambda: watch.state == "stopped", timeout=PATIENCE)
+    qtbot.waitUntil(lambda: other.go_on.isVisibleTo(other) and "Go on" in text(other), timeout=5_000)
+    assert 0 < watch.step < watch.steps
+    other.go_on.click()
+    qtbot.waitUntil(lambda: watch.state == "done", timeout=PATIENCE)
+    qtbot.waitUntil(lambda: "my-mito" in other.session.zoo.entries, timeout=20_000)
+    qtbot.waitUntil(lambda: "In the model list as my-mito" in text(other), timeout=5_000)
+    assert [step for step, _ in watch.losses] == list(range(1, watch.steps + 1))
+    assert len(other.loss.lines[0].points) == watch.steps
+    assert len(other.score.lines) == 2
+    assert "IoU" in other.figures.text()
+    assert "my-mito" in other.card.toPlainText()
+    assert "Apache-2.0" in other.card.toPlainText()
+    assert states() == {"my-mito": "done"}
+
+
+def validate_on_another_picture(dock):
+    dock.add.click()
+    layers, new = dock.viewer.layers, dock.pair_rows[1]
+    new.image.picked.emit(layers["checked"])
+    new.labels.picked.emit(layers["mito checked"])
+    new.role.picked.emit("validation")
+
+
+def states():
+    return {folder.status()["name"]: folder.status()["state"] for folder in find_runs()}
+
+
+def test_too_few_objects_is_one_sentence(open_dock, qtbot, stack):
+    few = np.where(np.isin(stack[1], [1]), stack[1], 0)
+    few[2:] = 0
+    dock = open_dock(few)
+    dock.train.click()
+    qtbot.waitUntil(lambda: "10 are needed to start" in text(dock), timeout=20_000)
+    assert dock.train.isEnabled()
+    assert not list(find_runs())
+    dock.pair_rows[0].planes.setText("nine")
+    dock.train.click()
+    qtbot.waitUntil(lambda: "Planes are chosen as" in text(dock), timeout=20_000)
+
+
+@pytest.mark.slow
+def test_what_fits_is_measured_in_a_child(open_dock, qtbot):
+    dock = open_dock()
+    validate_on_another_picture(dock)
+    dock.fits.click()
+    qtbot.waitUntil(lambda: dock.fits.text() == "Stop measuring", timeout=5_000)
+    qtbot.waitUntil(lambda: bool(dock.session.estimate), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: "GB of memory" in dock.estimate.text(), timeout=5_000)
+    assert dock.train.isEnabled()
+    assert not list(find_runs())
+
+
+def test_bases_are_those_that_training_knows():
+    assert {name.rpartition(":")[2] for name in networks._NETWORKS} == set(TRAINABLE)

@@ -1,0 +1,99 @@
+"""``zeroseg train``: settings from options and files, and what a terminal gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_zeroseg.cli import main
+from napari_zeroseg.training.config import TrainingConfig
+
+
+@pytest.fixture
+def files(tmp_path: Path, stack: tuple[np.ndarray, np.ndarray]) -> list[str]:
+    """Options that name a picture and its labels."""
+    raw, truth = stack
+    np.save(tmp_path / "raw.npy", raw)
+    np.save(tmp_path / "labels.npy", truth)
+    return ["--images", str(tmp_path / "raw.npy"), "--labels", str(tmp_path / "labels.npy")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kept_cache")
+def test_options_make_a_run_and_events_tell_of_it(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["train", *files, "--name", "fromoptions", "--what", "class", "--epochs", "1", "--device", "cpu"]
+    assert main([*run, "--out", str(tmp_path / "run"), "--events", "-", "--quiet"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "started"
+    assert kinds[-1] == "done"
+    assert {"data", "plan", "step", "validation", "saved"} <= set(kinds)
+    assert events[-1]["class"]["iou"] >= 0
+    settings = TrainingConfig.read(tmp_path / "run" / "run.toml")
+    assert (settings.what, settings.epochs, settings.name) == ("class", 1, "fromoptions")
+    assert main(["models", "--json"]) == 0
+    assert "fromoptions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["--name", "a"], 2, "--images and --labels is missing"),
+        (["--images", "x.tif", "--name", "a"], 1, "1 pictures and 0 labels"),
+        (["nothing.toml"], 1, "There is no nothing.toml"),
+        (["--resume"], 2, "--resume needs the folder"),
+        (["--resume", "nowhere"], 1, "no run.toml"),
+        (["--prompts", "circle=1"], 2, "no prompt 'circle'"),
+        (["--prompts", "box=x"], 2, "no weight"),
+        (["--classes", "a"], 2, "whole numbers"),
+        (["--what", "nothing"], 2, "invalid choice"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    arguments: list[str], code: int, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        found = main(["train", *arguments])
+    except SystemExit as ended:
+        found = ended.code
+    error = capsys.readouterr().err
+    assert found == code
+    assert word in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_options_go_before_the_file(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from napari_zeroseg.training.config import TrainingPair
+
+    TrainingConfig("a", (TrainingPair(files[1], files[3]),), epochs=3).write(tmp_path / "run.toml")
+    # the name is refused before anything is computed, which shows that it came from the option
+    assert main(["train", str(tmp_path / "run.toml"), "--name", "mobile_sam"]) == 1
+    assert "There is a model 'mobile_sam' already" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("kept_cache")
+def test_an_estimate_is_measured(
+    short: Callable[..., TrainingConfig], files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--name", "a", "--estimate", "--json", "--epochs", "2", "--device", "cpu", "--prompts", "box=1"]
+    assert main(["train", *files, *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] >= 2
+    assert found["seconds"] > 0
+    assert found["memory_bytes"] > 10**8
+    assert found["fits"]
+
+
+def test_what_docks_import_brings_no_torch() -> None:
+    names = ("config", "events", "folder", "card", "data", "split", "prompts", "run", "result", "estimate")
+    lines = [f"import napari_zeroseg.training.{name}" for name in names]
+    lines += ["import sys", "assert 'torch' not in sys.modules", "assert 'napari' not in sys.modules"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

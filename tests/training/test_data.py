@@ -1,0 +1,174 @@
+"""Labelled planes: what is taken for an object, what is held back, and what is refused with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_zeroseg.errors import InputError, ReadError, ZerosegError
+from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.data import IGNORE, TrainingData, check_enough, planes_of
+from napari_zeroseg.training.split import folds, split_for
+
+RNG = np.random.default_rng(0)
+
+
+def squares(planes: int, count: int, side: int = 64) -> np.ndarray:
+    """(planes, side, side) labels with `count` squares of 6 x 6 in each plane, numbered through."""
+    labels = np.zeros((planes, side, side), np.int32)
+    for z in range(planes):
+        for i in range(count):
+            row, column = 10 * (i // 6), 10 * (i % 6)
+            labels[z, row : row + 6, column : column + 6] = i + 1
+    return labels
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, np.uint8)
+
+
+def data_of(labels: np.ndarray, **settings: object) -> TrainingData:
+    values = {"min_pixels": 10, **settings}
+    return TrainingData(TrainingConfig("a", ((noise(*labels.shape), labels),), **values))  # type: ignore[arg-type]
+
+
+def test_instances_and_classes_are_told_apart() -> None:
+    labels = squares(3, 8)
+    assert not data_of(labels).as_classes
+    semantic = data_of((labels > 0).astype(np.uint8) * 255)
+    assert semantic.as_classes
+    assert len(semantic.objects) == len(data_of(labels).objects) == 24
+
+
+def test_planes_without_labels_are_left_out_unless_named() -> None:
+    labels = squares(4, 6)
+    labels[1] = 0
+    assert [plane.index for plane in data_of(labels).planes] == [0, 2, 3]
+    named = TrainingData(TrainingConfig("a", (TrainingPair(noise(4, 64, 64), labels, "0:2"),)))
+    assert [plane.index for plane in named.planes] == [0, 1]
+
+
+def test_ignored_pixels_are_neither_object_nor_background() -> None:
+    labels = squares(1, 12)
+    labels[0, :, 60:] = 99
+    data = data_of(labels, ignore=99)
+    _, objects = data.read(0)
+    assert (objects[:, 60:] == IGNORE).all()
+    assert {one.number for one in data.objects} == set(range(1, 13))
+
+
+def test_classes_are_chosen() -> None:
+    data = data_of(squares(2, 12), classes=(2, 3))
+    assert len(data.objects) == 4
+    _, objects = data.read(0)
+    assert int((objects > 0).sum()) == 72
+
+
+def test_huge_numbers_become_small_ones() -> None:
+    labels = squares(1, 12).astype(np.uint64)
+    labels[labels > 0] += 2**62
+    data = data_of(labels)
+    assert sorted(one.number for one in data.objects) == list(range(1, 13))
+    assert data.objects[0].box == (0, 0, 5, 5)
+
+
+def test_whole_floats_are_labels() -> None:
+    assert len(data_of(squares(1, 12).astype(np.float32)).objects) == 12
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "word"),
+    [
+        (noise(64, 64), squares(1, 12)[0] * 0.5, "fractions"),
+        (noise(64, 64), np.full((64, 64), np.nan), "fractions"),
+        (noise(64, 64), squares(3, 12), "3 planes and the picture 1 plane"),
+        (noise(64, 65), squares(1, 12)[0], "64 x 64 pixels and its planes 64 x 65"),
+        (noise(64, 64), np.zeros((64, 64), int), "no object"),
+        (noise(64, 64), squares(1, 1)[0], "is 1 object"),
+        (noise(64, 64), squares(1, 9)[0], "draw 1 more"),
+        (noise(12, 64, 64), np.ones((12, 64, 64), int), "from side to side"),
+        (noise(64, 64), np.full((64, 64), "a"), "whole numbers"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told(image: np.ndarray, labels: np.ndarray, word: str) -> None:
+    config = TrainingConfig("a", ((image, labels),), min_pixels=10)
+    with pytest.raises(ZerosegError, match=word):
+        check_enough(TrainingData(config), config)
+
+
+def test_a_missing_class_is_told() -> None:
+    labels = squares(2, 12)
+    config = TrainingConfig("a", ((noise(2, 64, 64), labels),), classes=(77,))
+    with pytest.raises(InputError, match="classes 77"):
+        check_enough(TrainingData(config), config)
+
+
+def test_a_class_missing_in_validation_is_told() -> None:
+    labels = squares(2, 12)
+    pairs = (
+        TrainingPair(noise(64, 64), labels[0]),
+        TrainingPair(noise(64, 64), np.where(labels[1] == 1, 1, 0), role="validation"),
+    )
+    config = TrainingConfig("a", pairs, classes=(2, 3), min_pixels=10)
+    with pytest.raises(InputError, match="named for validation hold no object"):
+        split_for(TrainingData(config), config)
+
+
+def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
+    config = TrainingConfig("a", ((tmp_path / "x.tif", tmp_path / "y.tif"),))
+    with pytest.raises(ReadError, match=r"picture of this run cannot be read.*x\.tif"):
+        TrainingData(config)
+
+
+def test_a_block_is_held_back_with_a_gap() -> None:
+    data = data_of(squares(20, 12))
+    split = split_for(data, TrainingConfig("a", (("x", "y"),), gap=1))
+    choose = {data.objects[i].plane for i in split.choose}
+    report = {data.objects[i].plane for i in split.report}
+    learnt = {data.objects[i].plane for i in split.train}
+    assert learnt == set(split.train_planes)
+    assert not split.chosen_on_itself
+    for one, other in ((learnt, choose), (choose, report), (learnt, report)):
+        assert min(abs(a - b) for a in one for b in other) > 1
+    assert 0.15 < len(choose | report) / 20 < 0.4
+    assert max(learnt) < min(choose) < min(report)
+
+
+def test_a_single_plane_is_parted_by_a_strip() -> None:
+    data = data_of(squares(1, 36))
+    split = split_for(data, TrainingConfig("a", (("x", "y"),)))
+    ((plane, r0, _, r1, _),) = split.held
+    assert (plane, r1) == (0, 64)
+    assert all(data.objects[i].box[2] < r0 for i in split.train)
+    assert all(data.objects[i].box[0] >= r0 for i in split.report)
+    assert split.train
+    assert split.report
+
+
+def test_small_sets_hold_back_each_block_in_turn() -> None:
+    data = data_of(squares(8, 3))
+    config = TrainingConfig("a", (("x", "y"),))
+    turns = folds(data, config, split_for(data, config))
+    assert sorted(i for turn in turns for i in turn.report) == list(range(24))
+    for turn in turns:
+        held = {data.objects[i].plane for i in turn.report}
+        assert all(abs(data.objects[i].plane - plane) > 1 for i in turn.train for plane in held)
+
+
+def test_planes_are_chosen_as_elsewhere() -> None:
+    assert planes_of("", 3) == [0, 1, 2]
+    assert planes_of("1, 5:9:2", 10) == [1, 5, 7]
+    for wrong in ("a", "12", "5:5", "1:2:0"):
+        with pytest.raises(InputError):
+            planes_of(wrong, 10)
+
+
+def test_the_fingerprint_follows_pixels_and_labels() -> None:
+    labels, image = squares(1, 12), noise(1, 64, 64)
+    config = TrainingConfig("a", ((image, labels),), min_pixels=10)
+    first = TrainingData(config).fingerprint()
+    assert TrainingData(config).fingerprint() == first
+    image[0, 5, 5] ^= 1
+    assert TrainingData(config).fingerprint() != first

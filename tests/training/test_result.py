@@ -1,0 +1,109 @@
+"""A trained model as one file: away and back, and files that are not to be trusted."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import napari_zeroseg as zs
+from napari_zeroseg.cli import main
+from napari_zeroseg.errors import InputError, ReadError, WeightsError, WriteError
+from napari_zeroseg.registry import remove_model, verify
+from napari_zeroseg.training import card as cards
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.result import register
+
+CARD = {
+    "name": "mine",
+    "date": "2026-01-01T00:00:00+00:00",
+    "version": "0",
+    "verdict": "Fine.",
+    "base": {"key": "mobile_sam", "title": "MobileSAM", "sha256": "0", "licence": "Apache-2.0"},
+    "data": {"pairs": [], "planes": 1, "objects": 12, "fingerprint": "f"},
+    "split": {"held_back": "a plane", "train_objects": 8, "report_objects": 4, "note": ""},
+    "settings": {"what": "decoder"},
+    "steps": 3,
+    "seconds": 1.0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A model in the list, with a card, exported."""
+    network = Network(TrainingConfig("a", (("x", "y"),), device="cpu", precision="float32"))
+    register("mine", network.model.spec, network.base_tensors, CARD, {})
+    return zs.export_model("mine", tmp_path / "mine")
+
+
+def test_a_model_comes_back_whole(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mine.name == "mine.zip"
+    assert verify("mine").ok
+    remove_model("mine")
+    assert main(["import", str(mine), "--name", "again", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"key": "again", "base": "mobile_sam"}
+    assert verify("again").ok
+    assert cards.read("again")["verdict"] == "Fine."
+    assert zs.load_model("again", device="cpu", precision="float32").spec.key == "again"
+    with pytest.raises(InputError, match="already"):
+        zs.import_model(mine, "again")
+    assert main(["export", "again", str(mine)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert main(["export", "again", str(mine), "--overwrite"]) == 0
+
+
+def test_a_damaged_or_foreign_file_is_refused(mine: Path, tmp_path: Path) -> None:
+    remove_model("mine")
+    for name, change, error, word in (
+        ("form", {"form": 9}, InputError, "another version"),
+        ("path", {"companions": {"../x": "0"}}, ReadError, "outside itself"),
+        ("hash", {"sha256": "0" * 64}, WeightsError, "damaged"),
+        ("base", {"base": "unknown"}, zs.ZerosegError, "no model 'unknown'"),
+    ):
+        with zipfile.ZipFile(mine) as old, zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as new:
+            for entry in old.namelist():
+                data = old.read(entry)
+                if entry == "zeroseg-model.json":
+                    data = json.dumps({**json.loads(data), **change}).encode()
+                new.writestr(entry, data)
+        with pytest.raises(error, match=word):
+            zs.import_model(tmp_path / f"{name}.zip")
+        assert "mine" not in {spec.key for spec in zs.list_models()}
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(ReadError, match="no exported model"):
+        zs.import_model(tmp_path / "text.zip")
+    with pytest.raises(ReadError, match="There is no file"):
+        zs.import_model(tmp_path / "nothing.zip")
+
+
+def test_what_was_not_trained_has_no_card_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to export"):
+        zs.export_model("mobile_sam", tmp_path / "x.zip")
+    with pytest.raises(ReadError, match="no card"):
+        cards.read("mobile_sam")
+
+
+def test_a_place_that_cannot_be_written_is_told(mine: Path, tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match="could not be written"):
+        zs.export_model("mine", tmp_path / "no" / "folder.zip")
+
+
+def test_the_verdict_says_when_figures_say_nothing() -> None:
+    def gain(mean: float, low: float, high: float) -> dict[str, object]:
+        return {"gain": mean, "gain_interval": [low, high]}
+
+    better, text = cards.verdict({"box": gain(0.1, 0.05, 0.2), "centre": gain(0.1, -0.1, 0.3)}, None)
+    assert better
+    assert "tight box" in text
+    assert "includes 0" in text
+    better, text = cards.verdict({"box": gain(0.01, -0.05, 0.1)}, None)
+    assert better
+    assert "chance" in text
+    better, text = cards.verdict({"box": gain(-0.02, -0.05, -0.01)}, None)
+    assert not better
+    assert "use it" in text
+    assert "Worse for tight box" in text

@@ -1,0 +1,198 @@
+"""Real runs of the embedded model on a generated stack: learning, stopping, killing, going on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import napari_zeroseg as zs
+from napari_zeroseg.cli import main
+from napari_zeroseg.errors import InputError, ReadError, WriteError
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.events import Control
+from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
+from napari_zeroseg.training.loop import read_state
+from napari_zeroseg.training.run import StoppedError, train
+
+pytestmark = pytest.mark.usefixtures("kept_cache")
+
+Short = Callable[..., TrainingConfig]
+
+
+@pytest.mark.slow
+def test_it_learns_and_is_listed_with_its_card(short: Short, stack: tuple[np.ndarray, np.ndarray]) -> None:
+    told: list[dict[str, Any]] = []
+    trained = train(short(what="decoder+class", epochs=2), listener=told.append)
+    losses = [event["loss"] for event in told if event["event"] == "step"]
+    assert losses[-1] < losses[0]
+    for entry in trained.card["masks"].values():
+        assert entry["objects"] == 4
+        assert entry["iou_after"] > entry["iou_before"] - 0.01
+        assert entry["gain_interval"][0] <= entry["gain"] <= entry["gain_interval"][1]
+    assert "mine" in {spec.key for spec in zs.list_models()}
+    model = trained.load(device="cpu", precision="float32")
+    raw, truth = stack
+    view = zs.View(model, raw[4])
+    (prediction,) = view.predict([zs.Prompt(box=_box(truth[4] == truth[4].max()))])
+    assert prediction.mask.any()
+    found = zs.segment_class(model, view)
+    assert found.probability.shape == found.instances.shape == raw[4].shape
+    inside = found.probability[truth[4] > 0].mean()
+    assert inside > found.probability[truth[4] == 0].mean()
+    text = (Path(os.environ["ZEROSEG_DATA_DIR"]) / "models" / "mine" / "training.md").read_text()
+    for word in ("MobileSAM", "Apache-2.0", trained.card["base"]["sha256"], trained.card["data"]["fingerprint"]):
+        assert word in text
+    assert next(iter(find_runs())).status()["state"] == "done"
+    with pytest.raises(InputError, match="already"):
+        train(short())
+
+
+def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return rows[0] - 0.5, columns[0] - 0.5, rows[-1] + 0.5, columns[-1] + 0.5
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_by_bit(short: Short, tmp_path: Path) -> None:
+    config = short(epochs=1)
+    train(config, out=tmp_path / "whole")
+    zs.export_model("mine", tmp_path / "whole.zip")
+    from napari_zeroseg.registry import remove_model
+
+    remove_model("mine")
+    controls: list[Control] = []
+
+    def stop_after_two(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 2:
+            controls[0].tell("stop")
+
+    with pytest.raises(StoppedError, match="go on"):
+        train(config, out=tmp_path / "parted", listener=stop_after_two, control=controls.append)
+    folder = RunFolder(tmp_path / "parted")
+    assert folder.status()["state"] == "stopped"
+    assert read_state(folder.last)["trainer"]["done"] == 2
+    train(folder.path, resume=True)
+    whole, parted = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "parted"))
+    assert whole.keys() == parted.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parted[name]), name
+    one, other = (read_state(tmp_path / name / "last.pt")["trainer"] for name in ("whole", "parted"))
+    for name, tensor in one["parameters"].items():
+        assert torch.equal(tensor, other["parameters"][name]), name
+    moments, others = one["optimizer"]["state"], other["optimizer"]["state"]
+    assert all(torch.equal(moments[i]["exp_avg_sq"], others[i]["exp_avg_sq"]) for i in moments)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_found_and_goes_on(short: Short, tmp_path: Path) -> None:
+    folder = new_run(short(epochs=3, checkpoint_seconds=0), tmp_path / "run")
+    command = [sys.executable, "-m", "napari_zeroseg", "train", str(folder.path), "--resume", "--events", "-"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    seen: list[dict[str, Any]] = []
+    for line in child.stdout:
+        seen.append(json.loads(line))
+        if seen[-1]["event"] == "step" and seen[-1]["step"] == 1:
+            child.stdin.write("pause\n")
+            child.stdin.flush()
+        if seen[-1]["event"] == "paused":
+            assert folder.status()["state"] == "paused"
+            folder.tell("resume")  # as another napari would, by the file
+        if seen[-1]["event"] == "saved" and seen[-1]["step"] >= 3:
+            child.send_signal(signal.SIGKILL) if sys.platform != "win32" else child.kill()
+            break
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+    kinds = [event["event"] for event in seen]
+    assert kinds.index("paused") < kinds.index("resumed")
+    assert folder.status()["state"] == "killed"
+    kept = read_state(folder.last)["trainer"]["done"]
+    assert kept >= 3
+    assert main(["train", str(folder.path), "--resume", "--quiet"]) == 0
+    steps = [event["step"] for event in folder.read_events() if event["event"] == "step"]
+    assert steps.count(kept + 1) >= 1
+    assert folder.status()["state"] == "done"
+    assert "mine" in {spec.key for spec in zs.list_models()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["lora", "blocks"])
+def test_encoders_learn_too(short: Short, what: str) -> None:
+    trained = train(short(what=what, epochs=1, batch=16, prompts={"box": 1}))
+    base, model = (zs.load_model(key, device="cpu", precision="float32") for key in ("mobile_sam", "mine"))
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    before, after = (np.asarray(one.encode(picture).tensors["image"]) for one in (base, model))
+    assert 1e-6 < np.abs(before - after).mean() < 0.5
+    assert trained.card["settings"]["what"] == what
+
+
+def test_what_is_wrong_is_said_before_anything_is_computed(short: Short, tmp_path: Path) -> None:
+    with pytest.raises(zs.ZerosegError, match="no model 'nothing'"):
+        train(short(base="nothing"), out=tmp_path / "a")
+    with pytest.raises(InputError, match="cannot be trained"):
+        train(short(base="clipseg_rd64"), out=tmp_path / "b")
+    with pytest.raises(zs.ZerosegError, match="not on this machine"):
+        train(short(base="sam_vit_b"), out=tmp_path / "c")
+    with pytest.raises(InputError, match="holds a run already"):
+        train(short(), out=tmp_path / "a")
+    with pytest.raises(ReadError, match="moved"):
+        train(tmp_path / "nowhere", resume=True)
+    with pytest.raises(InputError, match="cannot be a model's name"):
+        train(TrainingConfig("my/model", short().pairs))
+    assert RunFolder(tmp_path / "a").status()["state"] == "failed"
+
+
+def test_a_moved_folder_takes_its_snapshot_along(short: Short, tmp_path: Path) -> None:
+    folder = new_run(short(), tmp_path / "here")
+    (tmp_path / "there").parent.mkdir(exist_ok=True)
+    folder.path.rename(tmp_path / "there")
+    config = TrainingConfig.read(tmp_path / "there" / "run.toml")
+    assert Path(config.pairs[0].image).is_file()
+
+
+def test_a_full_disk_is_told_and_the_last_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_zeroseg.training import loop
+
+    loop.save_state(tmp_path / "last.pt", {"a": torch.zeros(3)})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop.os, "fsync", full)
+    with pytest.raises(WriteError, match="make room"):
+        loop.save_state(tmp_path / "last.pt", {"a": torch.ones(3)})
+    assert loop.read_state(tmp_path / "last.pt")["a"].sum() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_pause_ends_when_it_is_told(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control")
+    control.tell("pause")
+    told: list[str] = []
+
+    def listen(state: str) -> None:
+        told.append(state)
+        if state == "paused":
+            (tmp_path / "control").write_text("resume\n")
+
+    start = time.monotonic()
+    control.wait(listen)
+    assert told == ["paused", "resumed"]
+    assert time.monotonic() - start < 30
+    control.tell("stop")
+    control.tell("resume")
+    assert control.stopped
