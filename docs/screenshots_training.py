@@ -57,7 +57,7 @@ def trained(tour: TrainTour, minutes: float) -> None:
     print(tour.status, tour.dock.figures.text(), sep="\n")
     tour.viewer.window.resize(WINDOW[0], 1180)
     tour.settle()
-    save(cut_below(grabbed(tour.dock)), BUILD / "train_done.png")
+    save(cut_below(grabbed(tour.dock)), tour.out / "train_done.png")
 
 
 def evaluated(tour: TrainTour, truth: np.ndarray, layer: Any) -> None:

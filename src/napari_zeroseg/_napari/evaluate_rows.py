@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, Qt
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
 from napari_zeroseg.evaluation.report import Report, Row
 
@@ -15,6 +15,7 @@ KINDS = (
     ("class", "Classes", "One row for each class"),
     ("plane", "Planes", "Everything that is labelled, plane by plane"),
 )
+_Index = QModelIndex | QPersistentModelIndex
 _NO_INDEX = QModelIndex()
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Row], Any]], ...] = (
@@ -65,15 +66,15 @@ class RowTable(QAbstractTableModel):
         """The row that is shown there."""
         return self._rows[number]
 
-    def rowCount(self, parent: QModelIndex = _NO_INDEX) -> int:  # noqa: N802
+    def rowCount(self, parent: _Index = _NO_INDEX) -> int:  # noqa: N802
         """Number of rows."""
         return 0 if parent.isValid() else len(self._rows)
 
-    def columnCount(self, parent: QModelIndex = _NO_INDEX) -> int:  # noqa: N802
+    def columnCount(self, parent: _Index = _NO_INDEX) -> int:  # noqa: N802
         """Number of columns."""
         return 0 if parent.isValid() else len(_COLUMNS)
 
-    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Text of a cell."""
         if not index.isValid() or role != Qt.ItemDataRole.DisplayRole:
             return None

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -215,7 +216,7 @@ class TrainingSession:
     def tell(self, command: str) -> None:
         """Pause, resume or stop the run."""
         if self.watch is not None:
-            self._try(lambda: self.watch and self.watch.tell(command))
+            self._try(partial(self.watch.tell, command))
 
     def go_on(self) -> None:
         """Go on with the run that was interrupted."""
