@@ -23,6 +23,7 @@ from scipy import ndimage
 from napari_zeroseg import AutomaticOptions, EmbeddingStore, Prompt, View, load_model, segment_everything
 from napari_zeroseg.automatic import filter_area, to_labels
 from napari_zeroseg.cascade import Example, SimilarOptions, find_similar
+from napari_zeroseg.cascade.planes import overlap
 from napari_zeroseg.metrics import iou, overlaps
 
 SETS = {
@@ -82,7 +83,10 @@ def scores(found: np.ndarray, plane: Plane, known: list[int]) -> tuple[float, fl
 def baseline(everything, examples: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """Everything, filtered by the examples' area."""
     areas = [int(mask.sum()) for mask in examples]
-    kept = filter_area(everything, min(areas) / 2, 2 * max(areas))
+    kept = []
+    for one in sorted(filter_area(everything, min(areas) / 2, 2 * max(areas)), key=lambda one: -one.predicted_iou):
+        if all(overlap(one.patch, other.patch) <= 0.5 for other in kept):
+            kept.append(one)
     return to_labels(kept, shape, "predicted_iou")
 
 

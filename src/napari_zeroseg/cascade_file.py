@@ -67,6 +67,8 @@ class FindRun:
     contrast : tuple of float, optional
     similar : SimilarOptions
     words : TextOptions
+    masks : AutomaticOptions
+        Which masks vote.
     by_class : bool
         Write classes (the phrase's number) in place of a number for each object.
     overwrite : bool
@@ -82,6 +84,7 @@ class FindRun:
     contrast: tuple[float, ...] | None = None
     similar: SimilarOptions = field(default_factory=SimilarOptions)
     words: TextOptions = field(default_factory=TextOptions)
+    masks: AutomaticOptions = field(default_factory=AutomaticOptions)
     by_class: bool = False
     overwrite: bool = False
 
@@ -170,7 +173,7 @@ def _way(
     if job.text:
         return _by_text(job, load_text(), model)
     if job.vote is not None:
-        return _by_vote(_labels_of(job.vote, see.series), model)
+        return _by_vote(_labels_of(job.vote, see.series), model, job.masks)
     if job.word is not None:
         return _by_word(job, load_word(job.word), model)
     assert job.like is not None
@@ -241,9 +244,9 @@ def _by_text(job: FindRun, text_model: Segmenter, model: Segmenter) -> _Way:
     return do
 
 
-def _by_vote(classes: Planes, model: Segmenter) -> _Way:
+def _by_vote(classes: Planes, model: Segmenter, options: AutomaticOptions) -> _Way:
     def do(view: View, plane: int, first: int) -> _Found:
-        masks = segment_everything(model, view, AutomaticOptions())
+        masks = segment_everything(model, view, options)
         given = np.asarray(classes.read(plane))
         voted = vote(masks, given)
         return _Found(voted, {"objects": len(masks), "changed": int(np.count_nonzero(voted != given))})
@@ -320,6 +323,7 @@ def _settings(job: FindRun, model: Segmenter, planes: Sequence[int]) -> dict[str
         "contrast": job.contrast,
         "similar": asdict(job.similar),
         "words": asdict(job.words),
+        "masks": asdict(job.masks),
         "version": version("napari-zeroseg"),
     }
 

@@ -53,6 +53,7 @@ def _add_find(commands: Any) -> None:
     looks.add_argument("--without", metavar='"A, B"', help="of --text: phrases for what is not wanted")
     looks.add_argument("--template", action="append", help="of --text: such as 'a photo of a {}'; may be repeated")
     looks.add_argument("--text-model", default="clipseg_rd64", metavar="KEY", help="default: %(default)s")
+    looks.add_argument("--points-per-side", type=int, metavar="N", help="of --vote: clicks of the grid (default: 32)")
     looks.add_argument("--classes", action="store_true", help="of --text: write the phrase's number for each pixel")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -76,6 +77,7 @@ def _add_teach(commands: Any) -> None:
 
 
 def _find(options: argparse.Namespace) -> None:
+    from napari_zeroseg.automatic import AutomaticOptions
     from napari_zeroseg.cascade import SimilarOptions, TextOptions
     from napari_zeroseg.cascade.text import checked_phrases
     from napari_zeroseg.cascade_file import FindRun, find_file
@@ -98,6 +100,7 @@ def _find(options: argparse.Namespace) -> None:
         options.contrast,
         similar,
         words,
+        AutomaticOptions() if options.points_per_side is None else AutomaticOptions(options.points_per_side),
         options.classes,
         options.overwrite,
     )
@@ -125,6 +128,8 @@ def _check_belongs(options: argparse.Namespace) -> None:
         for name in ("threshold", "without", "template", "classes"):
             if getattr(options, name):
                 options.complain(f"--{name} is for --text: add that, or leave it out")
+    if options.points_per_side is not None and options.vote is None:
+        options.complain("--points-per-side is for --vote: add that, or leave it out")
     if options.certainty is not None and options.like is None and options.word is None:
         options.complain("--certainty is for --like and --word: add one of them, or leave it out")
 

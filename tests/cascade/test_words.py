@@ -144,11 +144,31 @@ def test_a_vote_by_the_command_line(files, capsys, scene, tmp_path):
     tifffile.imwrite(tmp_path / "one.tif", scene.views[0].picture[:200, :200])
     tifffile.imwrite(tmp_path / "map.tif", (scene.truth[0][:200, :200] > 0).astype(np.uint8))
     code, text, error = run(
-        capsys, "find", tmp_path / "one.tif", "--vote", tmp_path / "map.tif", "-o", tmp_path / "voted.npy"
+        capsys,
+        "find",
+        tmp_path / "one.tif",
+        "--vote",
+        tmp_path / "map.tif",
+        "--points-per-side",
+        6,
+        "-o",
+        tmp_path / "voted.npy",
     )
     assert code == 0, error
     assert "masks voted" in text
     assert set(np.unique(np.load(tmp_path / "voted.npy"))) <= {0, 1}
+
+
+def test_words_by_the_command_line(tmp_path, capsys, toys):
+    plane = np.full((120, 120), 90, np.uint8)
+    plane[30:70, 40:90] = 240
+    np.save(tmp_path / "one.npy", plane)
+    text = ("--text", "bright, unicorn", "--text-model", "toy_words", "--threshold", "0.7", "--classes")
+    code, told, error = run(capsys, "find", tmp_path / "one.npy", *text, "-o", tmp_path / "classes.npy")
+    assert code == 0, error
+    assert "1 objects found" in told
+    assert "'unicorn' is nowhere" in error
+    assert iou(np.load(tmp_path / "classes.npy") == 1, plane > 200) > 0.8
 
 
 @pytest.mark.parametrize(
@@ -158,6 +178,7 @@ def test_a_vote_by_the_command_line(files, capsys, scene, tmp_path):
         (["--like", "raw.tif", "--threshold", "0.4"], "is for --text"),
         (["--text", "cell", "--certainty", "0.4"], "is for --like and --word"),
         (["--text", " , "], "no phrase"),
+        (["--text", "cell", "--points-per-side", "4"], "is for --vote"),
         ([], "required"),
     ],
 )

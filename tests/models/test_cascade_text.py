@@ -26,7 +26,9 @@ def test_every_stage_agrees_with_the_map(words, model, synthetic_picture):
     (answer,) = words.predict(words.encode(picture), [Prompt(text="lung")])
     heat = clipseg.heat_map(answer)
     threshold = float(np.quantile(heat, 0.9))  # generated weights are nowhere sure
-    result = segment_text(picture, "lung", words, model, TextOptions(threshold, least_agreement=0, least_score=0))
+    result = segment_text(
+        picture, "lung", words, model, TextOptions(threshold, min_area=4, least_agreement=0, least_score=0)
+    )
     np.testing.assert_allclose(result.heat[0], heat, atol=2e-3)
     assert result.regions
     for region in result.regions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from napari_zeroseg.cascade.boxes import segment_boxes
 from napari_zeroseg.cascade.find import find_similar
 from napari_zeroseg.cascade.options import SimilarOptions
 from napari_zeroseg.cascade.queue import Proposal, Queue
@@ -19,6 +20,7 @@ __all__ = [
     "TextResult",
     "examples_of",
     "find_similar",
+    "segment_boxes",
     "segment_text",
     "vote",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,12 +152,16 @@ class Taken:
         rows, columns, mask = patch
         under = self.labels[rows, columns][mask]
         values, counts = np.unique(under[under > 0], return_counts=True)
-        area = np.count_nonzero(mask)
-        # that of a label is asked for only where it may decide
+        area = len(under)
         return bool(counts.sum() > part * area) or any(
-            count > part * min(area, np.count_nonzero(self.labels == value))
-            for value, count in zip(values, counts, strict=True)
+            count > part * min(area, self._areas[int(value)]) for value, count in zip(values, counts, strict=True)
         )
+
+    @cached_property
+    def _areas(self) -> dict[int, int]:
+        """Pixels of each label."""
+        values, counts = np.unique(np.asarray(self.labels), return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def taken_of(

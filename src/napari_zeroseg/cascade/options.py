@@ -24,7 +24,8 @@ class SimilarOptions:
     overlap : float
         Two masks are the same object if they share more than this part of the smaller one.
     boxes : bool
-        Ask with boxes around similar regions as well: finds a little more, and more that is none (docs/find_the_rest.md).
+        Ask with boxes around similar regions as well, which mostly brings masks that are none
+        (docs/find_the_rest.md).
     field : "auto", "plane" or int
         Side of the windows, in pixels. "auto" takes the smallest at least twice as wide as the examples.
 

@@ -94,6 +94,9 @@ class Queue(Sequence[Proposal]):
         self._shapes = list(shapes)
         self._scores = np.array([[one.predicted_iou, one.stability] for one in candidates], np.float32).reshape(-1, 2)
         self._gone = np.zeros(len(self._candidates), bool)
+        self._on_plane: dict[int, list[int]] = {}
+        for number, one in enumerate(self._candidates):
+            self._on_plane.setdefault(one.plane, []).append(number)
         self._overlapping: dict[int, list[int]] = {}
         self._ranked: list[Proposal] = []
         self._of_candidate: list[int] = []
@@ -208,7 +211,7 @@ class Queue(Sequence[Proposal]):
             one = self._candidates[number]
             self._overlapping[number] = [
                 i
-                for i, other in enumerate(self._candidates)
-                if i != number and other.plane == one.plane and overlap(one.patch, other.patch) > self.options.overlap
+                for i in self._on_plane[one.plane]
+                if i != number and overlap(one.patch, self._candidates[i].patch) > self.options.overlap
             ]
         return self._overlapping[number]

@@ -76,7 +76,10 @@ def similarity(
     centres = [(np.arange(count, dtype=np.float64) + 0.5) * features.step for count in grid]
     for window in features.windows(cancel):
         tones = features.tones_in(window)
-        spans = [_inside(centre, *ends) for centre, ends in zip(centres, _ends(window.field), strict=True)]
+        spans = [
+            _inside(centre, first, last if last < length else np.inf)
+            for centre, (first, last), length in zip(centres, _ends(window.field), shape, strict=True)
+        ]
         at = np.meshgrid(
             *(
                 (centre[span] - first) / window.step - 0.5
@@ -101,10 +104,10 @@ def _ends(field: Field) -> tuple[tuple[int, int], tuple[int, int]]:
     return (field.r0, field.r1), (field.c0, field.c1)
 
 
-def _inside(centres: NDArray[np.floating], first: int, last: int) -> slice:
-    """Those of rising positions that lie in a window; the last one may lie beyond a plane's last pixel."""
+def _inside(centres: NDArray[np.floating], first: float, last: float) -> slice:
+    """Those of rising positions that lie in a window."""
     start, stop = np.searchsorted(centres, (first, last))
-    return slice(int(start), max(int(stop), int(start) + (1 if start < len(centres) else 0)))
+    return slice(int(start), int(stop))
 
 
 def _tent(field: Field, shape: tuple[int, int], at: Sequence[NDArray[np.floating]]) -> Cells:
