@@ -159,6 +159,17 @@ def test_semantic_writes_the_class(begun):
     assert begun.session.status.text.startswith("Class 5")
 
 
+def test_the_class_of_a_box_goes_before_the_chosen_one(begun):
+    begun.session.set_options(semantic=True, batched=True, class_id=5)
+    shapes = begun.workspace.shapes
+    for column in (8, 40):
+        shapes.add_rectangles([[1, 8, column], [1, 8, column + 15], [1, 23, column + 15], [1, 23, column]])
+    shapes.features = shapes.features.assign(**{"class": [3, np.nan]})
+    begun.settle()
+    accept(begun)
+    assert counts(begun.workspace.labels.data) == {3: 256, 5: 256}
+
+
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.floating[Any]]
 """Homogeneous transform of a layer's data coordinates to the world, (D + 1, D + 1)."""
 
-SIGN, OBJECT, TEXT = "sign", "object", "text"
+SIGN, OBJECT, TEXT, CLASS = "sign", "object", "text", "class"
 """Features that say of a mark whether it is on its object, which object that is, and what to look for inside it."""
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -234,7 +234,7 @@ def drawn_points(layer: Points, plane: ShownPlane, dims: Dims) -> Iterator[Drawn
     signs, objects = _feature(layer, SIGN, POSITIVE), _feature(layer, OBJECT, 1)
     shown = np.broadcast_to(np.asarray(layer.shown, bool), on_plane.shape)
     for i in map(int, np.flatnonzero(on_plane & shown)):
-        yield Drawn("point", i, _as_object(objects[i]), pixels[i : i + 1], is_positive(signs[i]))
+        yield Drawn("point", i, _as_number(objects[i], 1), pixels[i : i + 1], is_positive(signs[i]))
 
 
 def drawn_shapes(layer: Shapes, plane: ShownPlane, dims: Dims) -> Iterator[Drawn]:
@@ -242,13 +242,15 @@ def drawn_shapes(layer: Shapes, plane: ShownPlane, dims: Dims) -> Iterator[Drawn
     if not len(layer.data):
         return
     objects, texts, kinds = _feature(layer, OBJECT, 1), _feature(layer, TEXT, ""), list(layer.shape_type)
+    classes = _feature(layer, CLASS, 0)
     corners = [np.asarray(vertices, float) for vertices in layer.data]
     pixels, on_plane = plane.pixels(layer, np.concatenate(corners), dims)
     ends = np.cumsum([len(vertices) for vertices in corners])
     for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         if on_plane[start:end].all():
             text = texts[i] if isinstance(texts[i], str) else ""
-            yield Drawn(str(kinds[i]), i, _as_object(objects[i]), pixels[start:end], True, text)
+            number = _as_number(classes[i], 0)
+            yield Drawn(str(kinds[i]), i, _as_number(objects[i], 1), pixels[start:end], True, text, number)
 
 
 def _feature(layer: Points | Shapes, name: str, default: object) -> Sequence[Any]:
@@ -262,9 +264,9 @@ def is_positive(sign: object) -> bool:
     return str(sign).strip().lower() not in (NEGATIVE, "-", "-1", "-1.0", "0", "0.0", "false", "background")
 
 
-def _as_object(value: object) -> int:
+def _as_number(value: object, otherwise: int) -> int:
     try:
         return int(value)  # type: ignore[call-overload, no-any-return]
     except (TypeError, ValueError):
         # An empty cell of the features table.
-        return 1
+        return otherwise

@@ -30,10 +30,15 @@ class Finished:
 
     @classmethod
     def of(cls, marks: Marks, patch: Patch, class_id: int | None) -> Finished:
-        """Take the number of a phrase, else that of the label being refined, else the class, if there is one."""
+        """Take the number of a phrase, else that of the label being refined, else the class, if there is one.
+
+        Where objects get a class, that of a shape's feature "class" goes before `class_id`.
+        """
         if marks.phrase:
             return cls(marks, patch, marks.object_id)
-        return cls(marks, patch, class_id if marks.picked is None else marks.picked.label)
+        if marks.picked is not None:
+            return cls(marks, patch, marks.picked.label)
+        return cls(marks, patch, class_id and (marks.class_id or class_id))
 
 
 @dataclass(eq=False)

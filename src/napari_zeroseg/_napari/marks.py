@@ -40,6 +40,8 @@ class Drawn:
         Whether it lies on its object.
     text : str
         What is to be looked for inside it; "" for most.
+    class_id : int
+        Class that its object is of; 0 where the shape does not say.
     """
 
     kind: str
@@ -48,6 +50,7 @@ class Drawn:
     vertices: Vertices
     positive: bool
     text: str = ""
+    class_id: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,11 @@ class Marks:
     def has_target(self) -> bool:
         """Whether anything says where the object is, rather than only where it is not."""
         return self.picked is not None or bool(self.phrase) or any(d.positive for d in self.drawn)
+
+    @property
+    def class_id(self) -> int | None:
+        """Class that the first shape with one names; None where none does."""
+        return next((d.class_id for d in self.drawn if d.class_id > 0), None)
 
     def is_for(self, accepts: frozenset[PromptKind]) -> bool:
         """Whether a model that takes the kinds `accepts` can be asked with these marks."""
