@@ -190,7 +190,7 @@ class TestModels:
         ("flag", "value", "sentence"),
         [
             ("--model", "sam_9", "There is no model 'sam_9'; there are:"),
-            ("--device", "tpu", "auto, cpu, cuda, cuda:1 or mps was expected, not 'tpu'"),
+            ("--device", "tpu", "auto, cpu, openvino, cuda, cuda:1 or mps was expected, not 'tpu'"),
             ("--precision", "int4", "invalid choice: 'int4'"),
             ("--field", "10", "a number of pixels from 64 was expected, not '10'"),
         ],
