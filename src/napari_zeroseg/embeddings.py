@@ -45,9 +45,10 @@ def content_key(picture: NDArray[np.uint8], model_key: str) -> str:
 def as_kept(embedding: Embedding) -> Embedding:
     """Return the embedding as it will come back from disk, so that a first answer is the same as a later one.
 
-    Values pass through half precision; their type stays.
+    Values pass through half precision; their type stays. Nothing that was derived of the finer values is kept.
     """
-    return replace(embedding, tensors={name: _rounded(tensor) for name, tensor in embedding.tensors.items()})
+    tensors = {name: _rounded(tensor) for name, tensor in embedding.tensors.items()}
+    return replace(embedding, tensors=tensors, memo={})
 
 
 class EmbeddingStore:
