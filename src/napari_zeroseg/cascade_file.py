@@ -37,8 +37,7 @@ from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing
 from napari_zeroseg.locks import only_run_on
-from napari_zeroseg.planes import Planes, check_picture
-from napari_zeroseg.seeds import planes_of
+from napari_zeroseg.planes import Planes, check_picture, planes_of
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.view import View
 

@@ -86,7 +86,7 @@ def _encoded(options: argparse.Namespace) -> dict[str, Any]:
     from napari_zeroseg.embeddings import default_store
     from napari_zeroseg.encode_ahead import outwards
     from napari_zeroseg.io.read import open_image
-    from napari_zeroseg.seeds import planes_of
+    from napari_zeroseg.planes import planes_of
     from napari_zeroseg.settings import parse_bytes
 
     budget = None if options.budget is None else parse_bytes(options.budget)

@@ -89,7 +89,7 @@ def _csv_path(text: str) -> Path:
 def _evaluate(options: argparse.Namespace) -> None:
     from napari_zeroseg.evaluation.evaluate import evaluate
     from napari_zeroseg.io.label_files import open_labels
-    from napari_zeroseg.seeds import planes_of
+    from napari_zeroseg.planes import planes_of
 
     if options.csv is not None and not options.csv.expanduser().absolute().parent.is_dir():
         raise WriteError(f"The folder of {options.csv} does not exist: create it, or choose another place.")

@@ -22,7 +22,8 @@ from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
 from napari_zeroseg.locks import only_run_on
-from napari_zeroseg.seeds import GivenPrompts, gather_seeds, planes_of
+from napari_zeroseg.planes import planes_of
+from napari_zeroseg.seeds import GivenPrompts, gather_seeds
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.stack import FoundReport, PlaneReport, Search, StackOptions
 from napari_zeroseg.tasks import ByPrompts, Everything, Here, PlaneTask, Runner, keep, kept, read_report

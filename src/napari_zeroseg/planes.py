@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import mmap
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -212,6 +213,35 @@ def _let_go(plane: NDArray[Any]) -> NDArray[Any]:
     if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         root.base.madvise(mmap.MADV_DONTNEED)
     return copy
+
+
+def planes_of(text: str | None, count: int) -> list[int]:
+    """Read a choice of planes: "3", "0:20", "0:20:2", "1,4,7", or None for all.
+
+    Raises
+    ------
+    InputError
+        If the text is no such choice or names no plane of the stack.
+    """
+    if text is None:
+        return list(range(count))
+    chosen: list[int] = []
+    for part in text.split(","):
+        if not re.fullmatch(r"\s*(-?\d+|(-?\d*):(-?\d*)(:\d+)?)\s*", part):
+            raise InputError(f"Planes {text!r}: this was not understood: write 3, 0:20, 0:20:2 or 1,4,7.")
+        if ":" not in part:
+            number = int(part)
+            if not 0 <= number < count:
+                raise InputError(f"There is no plane {number}: planes are counted from 0 to {count - 1}.")
+            chosen.append(number)
+        else:
+            bounds = [int(bound) if bound.strip() else None for bound in part.split(":")]
+            if len(bounds) == 3 and bounds[2] == 0:
+                raise InputError(f"Planes {text!r}: this was not understood: a step is at least 1.")
+            chosen += range(count)[slice(*bounds)]
+    if not chosen:
+        raise InputError(f"Planes {text!r}: this names none of the planes 0 to {count - 1}.")
+    return sorted(set(chosen))
 
 
 def finest_level(data: object) -> LazyArray:

@@ -22,6 +22,7 @@ from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of
 from napari_zeroseg.locks import only_run_on
+from napari_zeroseg.planes import planes_of
 from napari_zeroseg.propagation import (
     Direction,
     Propagation,
@@ -31,7 +32,6 @@ from napari_zeroseg.propagation import (
     propagation_of,
 )
 from napari_zeroseg.propagation.masks import Packed
-from napari_zeroseg.seeds import planes_of
 from napari_zeroseg.segmenter import Segmenter
 
 

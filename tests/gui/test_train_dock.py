@@ -126,7 +126,7 @@ def test_too_few_objects_is_one_sentence(open_dock, qtbot, stack):
     assert not list(find_runs())
     dock.pair_rows[0].planes.setText("nine")
     dock.train.click()
-    qtbot.waitUntil(lambda: "Planes are chosen as" in text(dock), timeout=20_000)
+    qtbot.waitUntil(lambda: "was not understood: write 3, 0:20" in text(dock), timeout=20_000)
 
 
 @pytest.mark.slow

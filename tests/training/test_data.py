@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from napari_zeroseg.errors import InputError, ReadError, ZerosegError
+from napari_zeroseg.planes import planes_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
-from napari_zeroseg.training.data import IGNORE, TrainingData, check_enough, planes_of
+from napari_zeroseg.training.data import IGNORE, TrainingData, check_enough
 from napari_zeroseg.training.split import folds, split_for
 
 RNG = np.random.default_rng(0)
@@ -158,7 +159,7 @@ def test_small_sets_hold_back_each_block_in_turn() -> None:
 
 
 def test_planes_are_chosen_as_elsewhere() -> None:
-    assert planes_of("", 3) == [0, 1, 2]
+    assert planes_of(None, 3) == [0, 1, 2]
     assert planes_of("1, 5:9:2", 10) == [1, 5, 7]
     for wrong in ("a", "12", "5:5", "1:2:0"):
         with pytest.raises(InputError):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from napari_zeroseg.errors import InputError
-from napari_zeroseg.planes import Planes
-from napari_zeroseg.seeds import GivenPrompts, gather_seeds, planes_of
+from napari_zeroseg.planes import Planes, planes_of
+from napari_zeroseg.seeds import GivenPrompts, gather_seeds
 
 STACK = Planes.of(np.zeros((5, 60, 80), np.uint8))
 PLANE = Planes.of(np.zeros((60, 80), np.uint8))
@@ -180,5 +180,5 @@ def test_planes(text, planes):
 
 @pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "1..3", "10", "-1", "5:5", "1:9:0", "1,", "1:9:-1"])
 def test_planes_that_are_none(text):
-    with pytest.raises(InputError, match="planes"):
+    with pytest.raises(InputError, match=r"[Pp]lane"):
         planes_of(text, 10)

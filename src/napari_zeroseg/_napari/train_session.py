@@ -26,8 +26,9 @@ from napari_zeroseg._napari.train_watch import LIVE, RunWatch, in_words, last_se
 from napari_zeroseg._napari.workspace import picture_of
 from napari_zeroseg._napari.zoo import Entry, Zoo
 from napari_zeroseg.errors import CancelledError, InputError, ReadError, ZerosegError
+from napari_zeroseg.planes import planes_of
 from napari_zeroseg.training.config import DEFAULT_PROMPTS, TrainingConfig, TrainingPair
-from napari_zeroseg.training.data import TrainingData, check_enough, planes_of
+from napari_zeroseg.training.data import TrainingData, check_enough
 from napari_zeroseg.training.estimate import PRESETS
 from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
 from napari_zeroseg.training.result import check_name
@@ -351,7 +352,7 @@ def _gathering(pair: PairChoice, dims: Dims) -> Callable[[], TrainingPair]:
     name = labels.name
 
     def gather() -> TrainingPair:
-        wanted = planes_of(pair.planes, place.count)
+        wanted = planes_of(pair.planes.strip() or None, place.count)
         used = wanted if pair.planes.strip() else [plane for plane in wanted if np.any(numbers.plane(plane))]
         if not used:
             raise InputError(f"'{name}' holds no labels: draw some, or choose other labels.")

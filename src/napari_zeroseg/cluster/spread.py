@@ -31,8 +31,8 @@ from napari_zeroseg.encode_ahead import EncodedPlane
 from napari_zeroseg.errors import ClusterError, ZerosegError
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.write import LabelsWriter
+from napari_zeroseg.planes import planes_of
 from napari_zeroseg.propagate_file import PropagateRun
-from napari_zeroseg.seeds import planes_of
 from napari_zeroseg.stack import PlaneReport
 from napari_zeroseg.tasks import Done, PlaneTask, kept
 from napari_zeroseg.tiling import Field

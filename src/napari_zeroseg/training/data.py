@@ -16,7 +16,7 @@ from scipy import ndimage
 from napari_zeroseg.errors import InputError, ReadError
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.io.read import open_image
-from napari_zeroseg.planes import Planes, check_picture
+from napari_zeroseg.planes import Planes, check_picture, planes_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 
 IGNORE = -1
@@ -131,7 +131,7 @@ class TrainingData:
         self._pictures.append(picture)
         self._labels.append(labels)
         self._limits.append(pair.contrast or limits)
-        chosen = planes_of(pair.planes, len(picture))
+        chosen = planes_of(pair.planes.strip() or None, len(picture))
         for index in chosen:
             values = self._values(number, index)
             if not pair.planes and not self._wanted(values).any():
@@ -237,33 +237,6 @@ def check_enough(data: TrainingData, config: TrainingConfig) -> None:
             f"and {FEWEST_OBJECTS} are needed to start: draw {FEWEST_OBJECTS - count} more"
             + ("." if data.as_classes else ", or say that labels are classes if each connected part is an object.")
         )
-
-
-def planes_of(text: str, count: int) -> list[int]:
-    """Planes that "3", "0:20", "0:20:2", "1,4,7" or "" (all) mean among `count`.
-
-    Raises
-    ------
-    InputError
-        If `text` is no such choice or chooses nothing.
-    """
-    if not text.strip():
-        return list(range(count))
-    chosen: set[int] = set()
-    try:
-        for part in text.split(","):
-            numbers = [int(piece) if piece.strip() else None for piece in part.split(":")]
-            if len(numbers) == 1 and numbers[0] is not None:
-                chosen.add(range(count)[numbers[0]])
-            else:
-                chosen.update(range(count)[slice(*numbers)])
-    except (ValueError, TypeError) as error:
-        raise InputError(f"Planes are chosen as 3, 0:20, 0:20:2 or 1,4,7, not {text!r}.") from error
-    except IndexError as error:
-        raise InputError(f"There is no plane {text!r}: they are counted from 0 to {count - 1}.") from error
-    if not chosen:
-        raise InputError(f"{text!r} chooses no plane: they are counted from 0 to {count - 1}.")
-    return sorted(chosen)
 
 
 def _planes_of(source: Any, what: str) -> tuple[Planes, tuple[float, float] | None]:
