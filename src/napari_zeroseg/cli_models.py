@@ -34,7 +34,10 @@ def add_commands(commands: Any) -> None:
     download.add_argument("--weights", metavar="OWNER/NAME", help="other weights for it, a repository on a model hub")
     download.add_argument("--accept-licence", action="store_true", help="accept the licence of the weights, unasked")
     download.add_argument(
-        "--accept-change", action="store_true", help="take a file that differs from the first download of it"
+        "--accept-change",
+        default="",
+        metavar="SHA256",
+        help="take the file of that hash, although the first download of it was another",
     )
     download.set_defaults(command=_download)
     verify = commands.add_parser(

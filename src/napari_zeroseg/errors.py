@@ -40,11 +40,14 @@ class ChangedWeightsError(WeightsError):
         The difference; kept by itself, since what to do about it is another thing in a terminal than in a dock.
     remedy : str
         What to do.
+    sha256 : str
+        Of the file that came: what accepting it names.
     """
 
-    def __init__(self, change: str, remedy: str = "") -> None:
+    def __init__(self, change: str, remedy: str = "", sha256: str = "") -> None:
         super().__init__(f"{change} {remedy}".strip())
         self.change = change
+        self.sha256 = sha256
 
 
 class DownloadError(ZerosegError, ConnectionError):

@@ -197,7 +197,7 @@ def download_model(
     licence_accepted: bool,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
-    accept_change: bool = False,
+    accept_change: str = "",
     patience: Patience | None = None,
 ) -> Path:
     """Download a model's weights and return their path; see :func:`napari_zeroseg.weights.download.download_model`.

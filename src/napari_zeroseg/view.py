@@ -32,6 +32,9 @@ _TRUSTED = 0.5
 _CLOSER_IS_BETTER = 0.05
 """Predicted IoU by which an answer from farther away must be better to be preferred (docs/benchmarks.md)."""
 
+_SURE = 0.9
+"""Predicted IoU from which an answer from near is given without a look from afar (docs/benchmarks.md)."""
+
 
 class View:
     """One plane as a model sees it.
@@ -123,10 +126,10 @@ class View:
             Three candidates a prompt, or one; None gives three where the prompt is a single click.
         field : "auto", "plane" or int
             "auto" chooses the window by the prompt: around a box or a mask, at least twice as wide. A click does not
-            tell the size of its object, so it is looked at from afar (the whole plane, or 1024 pixels of a large
-            one) and from near (512 pixels), and the answer that the network trusts more is given. Where the window
-            cuts the object, a wider one is taken. "plane" always encodes the whole plane; a number is a window's side
-            in pixels.
+            tell the size of its object, so it is looked at from near (512 pixels) and, unless the network is sure of
+            what it sees there, from afar (the whole plane, or 1024 pixels of a large one), and the answer that it
+            trusts more is given. Where the window cuts the object, a wider one is taken. "plane" always encodes the
+            whole plane; a number is a window's side in pixels.
         cancel : CancelToken, optional
             Looked at between two encodings.
 
@@ -143,7 +146,12 @@ class View:
         for prompt in prompts:
             prompt.check_on(self.shape)
         looks = [self._looks(prompt, field) for prompt in prompts]
-        answers = [self._choose(found) for found in self._look(prompts, looks, multimask, cancel)]
+        found = self._look(prompts, [fields[-1:] for fields in looks], multimask, cancel)
+        unsure = [i for i, fields in enumerate(looks) if len(fields) > 1 and not self._is_sure(found[i][-1])]
+        from_afar = self._look([prompts[i] for i in unsure], [looks[i][:-1] for i in unsure], multimask, cancel)
+        for i, farther in zip(unsure, from_afar, strict=True):
+            found[i] = farther + found[i]
+        answers = [self._choose(each) for each in found]
         if field == "auto":
             self._widen(answers, prompts, multimask, cancel)
         return answers
@@ -183,17 +191,24 @@ class View:
             far = self._not_flat(tiling.window_for(self.shape, extent, 2 * tiling.SMALLEST_SIDE), extent)
         return [far] if far == close else [far, close]
 
+    def _is_sure(self, found: Prediction) -> bool:
+        """Whether no look from farther away is worth its time."""
+        return self._trust(found) >= _SURE
+
+    def _trust(self, found: Prediction) -> float:
+        """IoU that the network predicts of an answer; -1 where its window does not show the object whole."""
+        extent = found.extent()
+        if extent is None or _is_cut(extent, found.field, self.shape):
+            return -1.0
+        return float(found.scores[found.best])
+
     def _choose(self, found: Sequence[Prediction]) -> Prediction:
         """The answer that the network trusts most, among those that their window shows whole; the closest in doubt."""
-
-        def merit(look: int) -> float:
-            prediction = found[look]
-            extent = prediction.extent()
-            if extent is None or _is_cut(extent, prediction.field, self.shape):
-                return -1.0
-            return float(prediction.scores[prediction.best]) + _CLOSER_IS_BETTER * look
-
-        return found[max(range(len(found)), key=merit)]
+        if len(found) == 1:
+            return found[0]
+        merits = [self._trust(answer) for answer in found]
+        merits = [merit + _CLOSER_IS_BETTER * look * (merit >= 0) for look, merit in enumerate(merits)]
+        return found[max(range(len(found)), key=merits.__getitem__)]
 
     def _widen(
         self, answers: list[Prediction], prompts: Sequence[Prompt], multimask: bool | None, cancel: CancelToken | None

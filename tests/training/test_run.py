@@ -147,13 +147,22 @@ def test_what_is_wrong_is_said_before_anything_is_computed(short: Short, tmp_pat
         train(short(base="clipseg_rd64"), out=tmp_path / "b")
     with pytest.raises(zs.ZerosegError, match="not on this machine"):
         train(short(base="sam_vit_b"), out=tmp_path / "c")
+    assert not list(tmp_path.glob("[abc]"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("the user's")
+    with pytest.raises(zs.ZerosegError, match="no model 'nothing'"):
+        train(short(base="nothing"), out=tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes.txt"]
+    new_run(short(), tmp_path / "a")
     with pytest.raises(InputError, match="holds a run already"):
         train(short(), out=tmp_path / "a")
     with pytest.raises(ReadError, match="moved"):
         train(tmp_path / "nowhere", resume=True)
     with pytest.raises(InputError, match="cannot be a model's name"):
         train(TrainingConfig("my/model", short().pairs))
-    assert RunFolder(tmp_path / "a").status()["state"] == "failed"
+    with pytest.raises(zs.ZerosegError, match="no model 'nothing'"):
+        train(new_run(short(base="nothing"), tmp_path / "kept").path, resume=True)
+    assert RunFolder(tmp_path / "kept").status()["state"] == "failed"  # whoever made the folder looks there
 
 
 def test_a_moved_folder_takes_its_snapshot_along(short: Short, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,8 +95,9 @@ def test_another_file_than_the_first_time(zeroseg, mirror):
     mirror.put(f"{FOLDER}/model.safetensors", weights_file(seed=1))
     refused = zeroseg("download", KEY, "--accept-licence", "--quiet")
     assert (refused.code, refused.out) == (1, "")
-    assert "--accept-change" in refused.err
-    assert zeroseg("download", KEY, "--accept-licence", "--accept-change").code == 0
+    (digits,) = re.findall("--accept-change ([0-9a-f]{12})`", refused.err)
+    assert zeroseg("download", KEY, "--accept-licence", "--accept-change", digits[::-1]).code == 1
+    assert zeroseg("download", KEY, "--accept-licence", "--accept-change", digits).code == 0
 
 
 def test_add(zeroseg, tmp_path):

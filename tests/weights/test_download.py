@@ -16,7 +16,7 @@ import huggingface_hub.constants
 import pytest
 
 from napari_zeroseg.catalogue import BUILT_IN
-from napari_zeroseg.errors import CancelledError, DownloadError, LicenceError, WeightsError, WriteError
+from napari_zeroseg.errors import CancelledError, DownloadError, InputError, LicenceError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.registry import find_model
 from napari_zeroseg.weights import WeightsSource, locate, remove_model, verify, weights_of
@@ -247,8 +247,16 @@ class TestFirstHash:
         with pytest.raises(WeightsError, match=r"now gives another file for Toy than on 20.*--accept-change") as caught:
             get(unpublished)
         assert digest(other)[:12] in str(caught.value)
+        assert caught.value.sha256 == digest(other)
         assert unpublished.state == "needs download"
-        assert get(unpublished, accept_change=True).read_bytes() == other
+        site.put("/toy.safetensors", weights_file(seed=2))  # neither the first nor the one that was shown
+        with pytest.raises(WeightsError, match="now gives another file"):
+            get(unpublished, accept_change=digest(other)[:12])
+        assert read_card("toy").sha256 == digest(content)
+        with pytest.raises(InputError, match="eight or more digits"):
+            get(unpublished, accept_change="yes")
+        site.put("/toy.safetensors", other)
+        assert get(unpublished, accept_change=digest(other)[:12]).read_bytes() == other
         assert read_card("toy").sha256 == digest(other)
 
     @pytest.mark.parametrize("name", ["toy.safetensors", "toy.pth"])

@@ -125,9 +125,9 @@ class Keeper:
         if fault is not None and fault.change:
             spec = self._spec(key)
             text = f"{fault.change} {_ACCEPTING}"
-            self._ask(Question(text, "Accept and download", lambda _, __: self._download(spec, accept_change=True)))
+            self._ask(Question(text, "Accept and download", lambda _, __: self._download(spec, fault.sha256)))
 
-    def _download(self, spec: ModelSpec, *, accept_change: bool = False) -> None:
+    def _download(self, spec: ModelSpec, accept_change: str = "") -> None:
         def work(errand: Errand) -> Path:
             return download_model(
                 spec.key,

@@ -100,6 +100,8 @@ class Ledger:
     def accept(self, finished: Sequence[Finished], plane: ShownPlane, policy: OverlapPolicy) -> Step:
         """Write objects into the output as one undoable edit and take their marks out of the layers.
 
+        The output's :meth:`~napari_zeroseg._napari.output.Output.show` is due afterwards.
+
         Raises
         ------
         InputError
@@ -114,7 +116,6 @@ class Ledger:
                 output.write(done.patch, label, policy, seen_from=plane, dims=dims, earlier=_earlier(done.marks))
                 for done, label in zip(finished, labels, strict=True)
             ]
-        output.show()
         if not any(one.pixels for one in written):
             raise InputError(_nothing_written(finished, policy))
         step = self._take([done.marks for done in finished], plane)

@@ -108,6 +108,8 @@ class Session:
         if self._channel.is_closed:
             return
         self._channel.close()
+        if not keep_layers and self.workspace.output is not None:
+            self.workspace.output.show()
         camera_of(self.viewer).events.center.disconnect(self._on_camera)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.workspace.close()
@@ -230,6 +232,10 @@ class Session:
         finished = [Finished.of(marks, patch, class_id) for marks, patch in asking.shown if patch[2].any()]
         if not finished:
             raise InputError("There is nothing in the preview to accept: click elsewhere, or draw a box.")
+        output = self.workspace.output
+        assert output is not None
+        # drawing takes as long as writing: each has a turn of its own in the window's loop
+        self._channel.later(f"draw {id(output)}", 0, output.show)
         step = self.ledger.accept(finished, asking.plane, self.options.policy)
         if by_words:
             asking.settle()

@@ -93,6 +93,11 @@ class Fault:
         return self.error.change if isinstance(self.error, ChangedWeightsError) else ""
 
     @property
+    def sha256(self) -> str:
+        """Of the file that differs; "" if that is not the fault."""
+        return self.error.sha256 if isinstance(self.error, ChangedWeightsError) else ""
+
+    @property
     def words(self) -> str:
         """What is read beside the model."""
         return "file changed" if self.change else _FAULTS.get(self.doing, "failed")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +19,9 @@ from napari_zeroseg.errors import InputError, ReadError, WriteError
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.events import COMMANDS, plain
+
+SNAPSHOT = "snapshot"
+"""Where in the folder arrays lie that were no files."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,15 @@ class RunFolder:
                 continue
         return found
 
+    def forget(self) -> None:
+        """Remove what a run that never began has written, and the folder if nothing else is in it."""
+        for path in (self.config, self.events, self.control, self.path / "status.json"):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.path / SNAPSHOT, ignore_errors=True)
+        for path in (self.previews, self.path):
+            with suppress(OSError):  # something of the user's is in it
+                path.rmdir()
+
     def _replace(self, path: Path, text: str) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
         try:
@@ -184,7 +198,7 @@ def _as_files(folder: RunFolder, number: int, pair: TrainingPair) -> TrainingPai
     def place(value: Any, what: str) -> str:
         if isinstance(value, (str, Path)):
             return str(Path(value).expanduser().absolute())
-        snapshot = folder.path / "snapshot"
+        snapshot = folder.path / SNAPSHOT
         snapshot.mkdir(exist_ok=True)
         file = snapshot / f"{what}{number}.npy"
         np.save(file, np.asarray(value), allow_pickle=False)

@@ -83,6 +83,8 @@ def train(
             return run.go()
         except BaseException as error:
             _tell_end(folder, config, events, error)
+            if not resume and not run.has_begun and isinstance(error, ZerosegError):
+                folder.forget()  # refused before anything began: nothing in it is worth keeping
             raise
 
 
@@ -125,6 +127,8 @@ class _Run:
         self._control = control
         self._cancel = cancel
         self._started = time.monotonic()
+        self.has_begun = False
+        """Whether data and base were found good and work began."""
 
     def go(self) -> TrainedModel:
         """Everything in order."""
@@ -141,7 +145,9 @@ class _Run:
         turns = folds(data, config, split)
         if turns and config.minutes is not None:
             config = replace(config, minutes=config.minutes / (len(turns) + 1))
-        fitted = Fitting(self, config, data, split, final=bool(turns)).go()
+        first = Fitting(self, config, data, split, final=bool(turns))
+        self.has_begun = True
+        fitted = first.go()
         turned = [
             Fitting(self, config, data, turn, fold=number, steps=fitted.steps).go() for number, turn in enumerate(turns)
         ]

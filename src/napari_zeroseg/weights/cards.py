@@ -119,8 +119,3 @@ def cards() -> Iterator[Card]:
         card = read_card(path.parent.name)
         if card is not None and card.key == path.parent.name:
             yield card
-
-
-def forget_pin(key: str) -> None:
-    """Forget the hash of a first download, so that the next one may differ."""
-    (model_folder(key) / CARD).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,10 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from napari_zeroseg.errors import ChangedWeightsError, DownloadError, LicenceError, WeightsError, WriteError
+from napari_zeroseg.errors import (
+    ChangedWeightsError,
+    DownloadError,
+    InputError,
+    LicenceError,
+    WeightsError,
+    WriteError,
+)
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, forget_pin, model_folder, read_card
+from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, model_folder, read_card
 from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
 from napari_zeroseg.weights.folder import bring, locate, size_in_words
 from napari_zeroseg.weights.reading import check_whole
@@ -62,7 +70,7 @@ def download_model(
     licence_accepted: bool,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
-    accept_change: bool = False,
+    accept_change: str = "",
     patience: Patience | None = None,
 ) -> Path:
     """Download a model's weights into the models folder; does nothing if they are on this machine.
@@ -80,8 +88,9 @@ def download_model(
         Called with (bytes there, bytes in all or 0).
     cancel : CancelToken, optional
         Stops the download.
-    accept_change : bool
-        Take a file that differs from the first download of it.
+    accept_change : str
+        sha256, or its first digits (eight at least), of a file to take although the first download of it was another:
+        the error that refused it tells.
     patience : Patience, optional
         Timeouts and tries.
 
@@ -92,6 +101,8 @@ def download_model(
 
     Raises
     ------
+    InputError
+        If `accept_change` is no hash.
     LicenceError
         If the licence is not accepted.
     DownloadError, WriteError, CancelledError
@@ -103,14 +114,15 @@ def download_model(
     if found is not None:
         return found.path
     _check_allowed(spec, licence_accepted)
+    if accept_change and not re.fullmatch("[0-9a-fA-F]{8,64}", accept_change):
+        raise InputError(f"A file is accepted by its sha256 or eight or more digits of it; got {accept_change!r}.")
     folder = _made(model_folder(spec.key))
     with one_at_a_time(folder, cancel or CancelToken()):
         found = locate(spec)  # another process may have brought it meanwhile
         if found is not None:
             return found.path
-        if accept_change:
-            forget_pin(spec.key)
-        return _from_first_that_works(spec, _Watch(progress, cancel or CancelToken(), patience or Patience()))
+        watch = _Watch(progress, cancel or CancelToken(), patience or Patience(), accept_change.lower())
+        return _from_first_that_works(spec, watch)
 
 
 def _check_allowed(spec: ModelSpec, licence_accepted: bool) -> None:
@@ -132,6 +144,8 @@ class _Watch(NamedTuple):
     progress: Progress | None
     cancel: CancelToken
     patience: Patience
+    accepted: str
+    """First digits of the hash of a file that may differ from the first one."""
 
     def after(self, bytes_before: int) -> _Watch:
         """The same for the next file of several, so that the bar does not begin anew."""
@@ -157,8 +171,10 @@ def _from_first_that_works(spec: ModelSpec, watch: _Watch) -> Path:
             _log.info("%s", error)
     if len(errors) == 1:
         raise errors[0]
-    others = ", ".join(dict.fromkeys(host_of(url) for _, url in _places(spec)[1:]))
-    raise DownloadError(f"{errors[0]} {others} did not work either.") from errors[0]
+    first, *rest = (host_of(url) for _, url in _places(spec))
+    others = [host for host in dict.fromkeys(rest) if host != first]
+    either = f" {', '.join(others)} did not work either." if others else ""
+    raise DownloadError(f"{errors[0]}{either}") from errors[0]
 
 
 def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Path:
@@ -180,7 +196,7 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
     card = _card(spec, source, url, fetched, companions, hash_from, part)
     try:
         check_whole(part, source.name)
-        _compare_with_first(spec, card)
+        _compare_with_first(spec, card, watch.accepted)
     except WeightsError:
         part.unlink()
         note_of(part).unlink(missing_ok=True)
@@ -242,17 +258,18 @@ def _card(
     )
 
 
-def _compare_with_first(spec: ModelSpec, card: Card) -> None:
+def _compare_with_first(spec: ModelSpec, card: Card, accepted: str) -> None:
     """Refuse what is not the file that the same place gave before, where only that says what it should be."""
     first = read_card(spec.key)
     if first is None or first.hash_from != PINNED or first.file != card.file or card.hash_from == PUBLISHED:
         return
-    if first.sha256 != card.sha256:
+    if first.sha256 != card.sha256 and not (accepted and card.sha256.startswith(accepted)):
         raise ChangedWeightsError(
             f"{host_of(card.source)} now gives another file for {spec.title} than on {first.date[:10]} (sha256 "
             f"{card.sha256[:12]}…, then {first.sha256[:12]}…), so it was not kept.",
-            f"If its publisher has replaced it, accept that with `zeroseg download {arguments_of(spec)} "
-            "--accept-change`.",
+            f"If its publisher has replaced it, accept this file with `zeroseg download {arguments_of(spec)} "
+            f"--accept-change {card.sha256[:12]}`.",
+            card.sha256,
         )
 
 
