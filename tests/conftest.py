@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import json
 import os
 import sys
 from collections.abc import Generator, Sequence
 from importlib.abc import MetaPathFinder
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +75,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped although ZEROSEG_REQUIRE_SHARED=1: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def clip_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's vocabulary as transformers keeps it, made from the list inside the package clip-anytorch."""
+    folder = tmp_path_factory.mktemp("words")
+    packed = distribution("clip-anytorch").locate_file("clip/bpe_simple_vocab_16e6.txt.gz")
+    merges = gzip.decompress(Path(str(packed)).read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(code) for code in printable] + [chr(256 + number) for number in range(256 - len(printable))]
+    words = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    return folder

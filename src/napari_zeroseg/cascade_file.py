@@ -14,23 +14,26 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_zeroseg import provenance
+from napari_zeroseg import instances, provenance
 from napari_zeroseg.automatic import AutomaticOptions, segment_everything
 from napari_zeroseg.cascade import (
+    Detector,
     Example,
     Queue,
     SimilarOptions,
     TextOptions,
     examples_of,
+    segment_detected,
     segment_text,
     vote,
 )
 from napari_zeroseg.cascade.find import search_planes, taken_of
 from napari_zeroseg.cascade.search import side_for
 from napari_zeroseg.cascade.shown import Known, learn_from
-from napari_zeroseg.cascade.words import Word, find_word, load_word, save_word, teach
+from napari_zeroseg.cascade.words import Word, find_word, load_word, save_word, spoken, taught_words, teach
 from napari_zeroseg.embeddings import default_store
 from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
@@ -38,7 +41,8 @@ from napari_zeroseg.io.targets import checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, check_picture, planes_of
-from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.prompts import PromptKind
+from napari_zeroseg.segmenter import Patch, Segmenter
 from napari_zeroseg.view import View
 
 _EXAMPLES = 64
@@ -58,7 +62,7 @@ class FindRun:
     word : str, optional
         A word that was taught.
     text : sequence of str
-        Phrases, for a model that takes text.
+        Phrases: words that were taught, or for a model that takes text.
     vote : Path, optional
         A map of classes of the same planes, which gets the outlines of masks.
     planes : str, optional
@@ -71,6 +75,10 @@ class FindRun:
     by_class : bool
         Write classes (the phrase's number) in place of a number for each object.
     overwrite : bool
+    detector : str, optional
+        A detector's folder or repository: what it finds is drawn; `text` is what it is asked for.
+    detector_threshold : float
+        Certainty from which its boxes are drawn.
     """
 
     source: Path
@@ -86,6 +94,8 @@ class FindRun:
     masks: AutomaticOptions = field(default_factory=AutomaticOptions)
     by_class: bool = False
     overwrite: bool = False
+    detector: str | None = None
+    detector_threshold: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class _Way(Protocol):
 def find_file(
     job: FindRun,
     load: Callable[[], Segmenter],
-    load_text: Callable[[], Segmenter],
+    load_reader: Callable[[], Any],
     bar: Callable[[int, int], Any],
 ) -> dict[str, Any]:
     """Label ``job.source`` in ``job.out``, with the provenance as JSON beside it.
@@ -115,8 +125,8 @@ def find_file(
     Parameters
     ----------
     job : FindRun
-    load, load_text : callable
-        Load the model that draws, and the one that reads; each is called if it is needed.
+    load, load_reader : callable
+        Load the model that draws, and the one that reads phrases, or the detector; each is called if it is needed.
     bar : callable
         Makes a progress bar from (planes in all, planes already done).
 
@@ -140,7 +150,7 @@ def find_file(
         planes = planes_of(job.planes, len(series))
         model = load()
         see = _Sight(series, picture, job.contrast, model)
-        way = _way(job, model, load_text, see, planes)
+        way = _way(job, model, load_reader, see)
         return _write(job, out, picture, model, see, planes, way, bar)
 
 
@@ -163,14 +173,18 @@ class _Sight:
         return View(self._model, to_uint8(pixels, self._limits), self._store)
 
 
-def _way(
-    job: FindRun, model: Segmenter, load_text: Callable[[], Segmenter], see: _Sight, planes: Sequence[int]
-) -> _Way:
-    given = [name for name in ("like", "word", "text", "vote") if getattr(job, name)]
-    if len(given) != 1:
-        raise InputError("Give one of what to find: labelled examples, a taught word, phrases, or a map to vote on.")
+def _way(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: _Sight) -> _Way:
+    given = [name for name in ("like", "word", "text", "vote", "detector") if getattr(job, name)]
+    if len(given) != 1 and given != ["text", "detector"]:
+        raise InputError(
+            "Give one of what to find: labelled examples, a taught word, phrases, a map to vote on, or a detector."
+        )
+    if job.detector is not None:
+        return _by_detector(job, load_reader(), model)
     if job.text:
-        return _by_text(job, load_text(), model)
+        if PromptKind.TEXT in model.spec.accepts:
+            return _by_text_alone(job, model)
+        return _by_text(job, load_reader, model)
     if job.vote is not None:
         return _by_vote(_labels_of(job.vote, see.series), model, job.masks)
     if job.word is not None:
@@ -227,17 +241,70 @@ def _with(known: NDArray[Any], queue: Queue, first: int) -> _Found:
     return _Found(np.where(known > 0, known, new), told)
 
 
-def _by_text(job: FindRun, text_model: Segmenter, model: Segmenter) -> _Way:
+def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> _Way:
+    """Phrases: those that were taught by their prototypes, the others by the model that reads."""
+    known = set(taught_words())
+    taught = [(number, load_word(phrase)) for number, phrase in enumerate(job.text, 1) if spoken(phrase) in known]
+    others = [(number, phrase) for number, phrase in enumerate(job.text, 1) if spoken(phrase) not in known]
+    reader = load_reader() if others else None
+
     def do(view: View, plane: int, first: int) -> _Found:
-        result = segment_text(view, job.text, text_model, model, job.words)
-        labels = result.to_labels("class" if job.by_class else "instance")
+        labels = np.zeros(view.shape, np.int32)
+        told: dict[str, Any] = {"objects": 0, "phrases": [], "notes": []}
+
+        def draw(patch: Patch, number: int) -> None:
+            value = number if job.by_class else first + told["objects"]
+            instances.write(labels, patch, value, OverlapPolicy.EMPTY)
+            told["objects"] += 1
+            told["phrases"].append(job.text[number - 1])
+
+        for number, word in taught:
+            queue = find_word(model, view, word, options=job.similar)
+            for proposal in queue:
+                draw(proposal.patch, number)
+            if not len(queue):
+                told["notes"].append(f"{word.word!r} is absent here with {queue.absence():.2f}.")
+        if reader is not None:
+            result = segment_text(view, [phrase for _, phrase in others], reader, model, job.words)
+            for one in result.instances:
+                draw(one.patch, others[one.label - 1][0])
+            told["notes"] += result.notes
+        return _Found(labels, told)
+
+    return do
+
+
+def _by_text_alone(job: FindRun, text_model: Segmenter) -> _Way:
+    """What the model that reads finds by itself, as classes: it knows no objects."""
+    from napari_zeroseg.cascade.heat import heat_of
+    from napari_zeroseg.cascade.text import not_read
+
+    unwanted = [phrase for phrase in job.words.negatives if phrase not in job.text]
+    notes = not_read(text_model, job.text)
+
+    def do(view: View, plane: int, first: int) -> _Found:
+        asked = [*job.text, *unwanted]
+        probable = heat_of(text_model, view.picture, asked, job.words.templates, job.words.tile)
+        best = probable.argmax(0)
+        found = (probable.max(0) > job.words.threshold) & (best < len(job.text))
+        labels = np.where(found, best + 1, 0).astype(np.int32)
+        there = [job.text[i - 1] for i in np.unique(labels[labels > 0])]
+        told = {"objects": len(there), "phrases": there, "notes": notes}
+        return _Found(labels, told)
+
+    return do
+
+
+def _by_detector(job: FindRun, detector: Detector, model: Segmenter) -> _Way:
+    by = "class" if job.by_class else "instance"
+
+    def do(view: View, plane: int, first: int) -> _Found:
+        labels, found = segment_detected(model, view, detector, list(job.text), threshold=job.detector_threshold, by=by)
         if not job.by_class:
             labels[labels > 0] += first - 1
-        told = {
-            "objects": len(result.instances),
-            "phrases": [one.phrase for one in result.instances],
-            "notes": result.notes,
-        }
+        told = {"objects": len(found.boxes), "names": found.names, "certainty": [round(s, 3) for s in found.scores]}
+        if not len(found.boxes):
+            told["notes"] = [f"{detector.title} found nothing above {job.detector_threshold:g}: lower the threshold."]
         return _Found(labels, told)
 
     return do
@@ -316,6 +383,8 @@ def _settings(job: FindRun, model: Segmenter, planes: Sequence[int]) -> dict[str
         **inputs,
         "word": job.word,
         "text": list(job.text),
+        "detector": job.detector,
+        "detector_threshold": None if job.detector is None else job.detector_threshold,
         "model": model.spec.key,
         "model_hash": model.model_key,
         "planes": list(planes),

@@ -1,4 +1,4 @@
-"""``zeroseg find`` and ``zeroseg teach``: the rest of a few objects, words, and votes over a map."""
+"""Words, examples, detectors and votes in ``zeroseg segment`` and ``zeroseg find``, and ``zeroseg teach``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import functools
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,23 @@ from napari_zeroseg.errors import CancelledError
 
 _log = logging.getLogger(__name__)
 
+_WAYS = ("text", "like", "word", "vote", "detector")
+"""Options that each say what to find."""
+
+_BELONGS = {
+    "threshold": ("text", "detector"),
+    "classes": ("text", "detector"),
+    "without": ("text",),
+    "template": ("text",),
+    "text_model": ("text",),
+    "certainty": ("like", "word", "text"),
+    "points_per_side": ("vote",),
+}
+"""To which of these the other options belong."""
+
+_READER = "clipseg_rd64"
+"""Model that reads phrases unless another one is named."""
+
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser's `commands`."""
@@ -39,25 +57,45 @@ def _add_find(commands: Any) -> None:
     )
     parser.add_argument("input", type=Path, metavar="IN", help="TIFF, folder of TIFFs, OME-Zarr, DICOM, PNG, .npy")
     parser.add_argument("-o", "--out", type=labels_path, required=True, help="labels: .tif, .ome.zarr, .npy or .nii.gz")
-    what = parser.add_argument_group("what to find").add_mutually_exclusive_group(required=True)
-    what.add_argument("--like", type=Path, metavar="LABELS", help="labels of the same planes, 0 where nothing is known")
-    what.add_argument("--word", help="a word that `zeroseg teach` has taught")
-    what.add_argument("--text", metavar='"A, B"', help="phrases with commas between them")
-    what.add_argument("--vote", type=Path, metavar="MAP", help="map of classes of the same planes to refine")
+    add_finding(parser)
     add_model_options(parser)
     looks = parser.add_argument_group("how to look")
     looks.add_argument("--planes", type=plane_numbers, metavar="0:20", help="planes to search (default: all)")
     looks.add_argument("--contrast", type=numbers(2), metavar="LOW,HIGH", help="pixel values shown black and white")
-    looks.add_argument("--certainty", type=float, metavar="X", help="of --like and --word: least (default: 0.45)")
-    looks.add_argument("--threshold", type=float, metavar="X", help="of --text: least probability (default: 0.5)")
-    looks.add_argument("--without", metavar='"A, B"', help="of --text: phrases for what is not wanted")
-    looks.add_argument("--template", action="append", help="of --text: such as 'a photo of a {}'; may be repeated")
-    looks.add_argument("--text-model", default="clipseg_rd64", metavar="KEY", help="default: %(default)s")
     looks.add_argument("--points-per-side", type=int, metavar="N", help="of --vote: clicks of the grid (default: 32)")
-    looks.add_argument("--classes", action="store_true", help="of --text: write the phrase's number for each pixel")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.set_defaults(command=_find, complain=parser.error)
+    parser.set_defaults(command=find, complain=parser.error)
+
+
+def add_finding(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to find by words or by likeness."""
+    what = parser.add_argument_group("by words or by likeness")
+    what.add_argument("--text", metavar='"A, B"', help="what phrases, or taught words, name; commas between them")
+    what.add_argument("--like", type=Path, metavar="LABELS", help="all that is like these labels of the same planes")
+    what.add_argument("--word", help="what a word names that `zeroseg teach` has taught")
+    what.add_argument("--vote", type=Path, metavar="MAP", help="outlines for a map of classes of the same planes")
+    what.add_argument(
+        "--detector",
+        metavar="FOLDER",
+        help="what a detector finds: a folder that transformers saved, or a repository in the hub's cache; --text "
+        "names phrases for it, or those of its classes that are wanted",
+    )
+    what.add_argument("--certainty", type=float, metavar="X", help="of --like and taught words: least (default: 0.45)")
+    what.add_argument("--threshold", type=float, metavar="X", help="least probability (default: 0.5; a detector: 0.3)")
+    what.add_argument("--without", metavar='"A, B"', help="of --text: phrases for what is not wanted")
+    what.add_argument("--template", action="append", help="of --text: such as 'a photo of a {}'; may be repeated")
+    what.add_argument(
+        "--text-model",
+        metavar="KEY",
+        help="of --text: the model that reads, while --model draws (default: clipseg_rd64; none if --model reads)",
+    )
+    what.add_argument("--classes", action="store_true", help="write the number of the phrase or class for each pixel")
+
+
+def wants_finding(options: argparse.Namespace) -> bool:
+    """Whether any of these options says what to find."""
+    return any(getattr(options, name) is not None for name in _WAYS)
 
 
 def _add_teach(commands: Any) -> None:
@@ -76,7 +114,8 @@ def _add_teach(commands: Any) -> None:
     parser.set_defaults(command=_teach)
 
 
-def _find(options: argparse.Namespace) -> None:
+def find(options: argparse.Namespace) -> None:
+    """Do what the options of :func:`add_finding` say."""
     from napari_zeroseg.automatic import AutomaticOptions
     from napari_zeroseg.cascade import SimilarOptions, TextOptions
     from napari_zeroseg.cascade.text import checked_phrases
@@ -85,7 +124,7 @@ def _find(options: argparse.Namespace) -> None:
     _check_belongs(options)
     similar = SimilarOptions() if options.certainty is None else SimilarOptions(least_certainty=options.certainty)
     words = TextOptions(
-        0.5 if options.threshold is None else options.threshold,
+        0.5 if options.threshold is None or options.detector is not None else options.threshold,
         tuple(checked_phrases(options.without or "", may_be_none=True)),
         tuple(options.template or ("{}",)),
     )
@@ -103,11 +142,13 @@ def _find(options: argparse.Namespace) -> None:
         AutomaticOptions() if options.points_per_side is None else AutomaticOptions(options.points_per_side),
         options.classes,
         options.overwrite,
+        options.detector,
+        0.3 if options.threshold is None else options.threshold,
     )
     bar = functools.partial(plane_bar, options.quiet)
     try:
         with told_to_stop():
-            report = find_file(job, lambda: load_chosen(options), lambda: _text_model(options), bar)
+            report = find_file(job, lambda: load_chosen(options), lambda: _reader(options), bar)
     except KeyboardInterrupt:
         raise CancelledError("Stopped. Nothing was written.") from None
     if options.json:
@@ -124,26 +165,43 @@ def _find(options: argparse.Namespace) -> None:
 
 def _check_belongs(options: argparse.Namespace) -> None:
     """Options of one way of finding are a mistake with another one."""
-    if options.text is None:
-        for name in ("threshold", "without", "template", "classes"):
-            if getattr(options, name):
-                options.complain(f"--{name} is for --text: add that, or leave it out")
-    if options.points_per_side is not None and options.vote is None:
-        options.complain("--points-per-side is for --vote: add that, or leave it out")
-    if options.certainty is not None and options.like is None and options.word is None:
-        options.complain("--certainty is for --like and --word: add one of them, or leave it out")
+    ways = [name for name in _WAYS if getattr(options, name) is not None]
+    if not ways:
+        options.complain(f"there is nothing to look for: give one of {_named(_WAYS)}")
+    if len(ways) > 1 and set(ways) != {"text", "detector"}:
+        options.complain(f"--{ways[0]} and --{ways[1]} are two ways of finding: leave one of them out")
+    for name, belongs in _BELONGS.items():
+        # with both, the text is what the detector is asked
+        if getattr(options, name) not in (None, False) and ways[-1] not in belongs:
+            options.complain(f"--{name.replace('_', '-')} is for {_named(belongs)}: add that, or leave it out")
 
 
-def _text_model(options: argparse.Namespace) -> Any:
+def check_stands_alone(options: argparse.Namespace) -> None:
+    """Options of finding are a mistake where nothing is found by words or likeness."""
+    for name in _BELONGS:
+        if name != "points_per_side" and getattr(options, name) not in (None, False):
+            options.complain(f"--{name.replace('_', '-')} is for {_named(_BELONGS[name])}: add that, or leave it out")
+
+
+def _named(options: Sequence[str]) -> str:
+    return " or ".join(f"--{name}" for name in options)
+
+
+def _reader(options: argparse.Namespace) -> Any:
+    """The detector, or the model that reads."""
+    if getattr(options, "detector", None) is not None:
+        from napari_zeroseg.cascade import load_detector
+
+        return load_detector(options.detector, device=options.device)
     from napari_zeroseg.registry import load_model
 
-    return load_model(options.text_model, device=options.device, precision=options.precision)
+    return load_model(options.text_model or _READER, device=options.device, precision=options.precision)
 
 
 def _teach(options: argparse.Namespace) -> None:
     from napari_zeroseg.cascade_file import teach_file
 
-    load_text = None if options.text_model is None else lambda: _text_model(options)
+    load_text = None if options.text_model is None else lambda: _reader(options)
     word, folder = teach_file(
         options.word, options.images, options.labels, lambda: load_chosen(options), load_text, options.contrast
     )

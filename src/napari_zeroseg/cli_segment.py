@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from napari_zeroseg.cli_cascade import add_finding, check_stands_alone, find, wants_finding
 from napari_zeroseg.cli_options import (
     add_cluster_options,
     add_model_options,
@@ -57,16 +58,18 @@ def add_command(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser(
         "segment",
-        help="segment a picture or the planes of a stack by points and boxes, or everything on it",
+        help="segment a picture or the planes of a stack by points, boxes, words or examples, or everything on it",
         description="Segment a picture or the planes of a stack. Each point and each box is an object of its own, "
         "unless --one-object is given or a file has a column 'object'. A prompt without a plane is for all of "
-        "--planes. With --auto, everything is looked for that a grid of clicks finds.",
+        "--planes. With --text, --like, --word, --vote or --detector, objects are found by words or by likeness; with "
+        "--auto, everything is looked for that a grid of clicks finds.",
     )
     parser.add_argument(
         "input", type=Path, metavar="IN", help="TIFF, folder of TIFFs, OME-Zarr, DICOM, PNG, JPEG, .npy"
     )
     parser.add_argument("-o", "--out", type=labels_path, required=True, help="labels: .tif, .ome.zarr, .npy or .nii.gz")
     _add_prompts(parser)
+    add_finding(parser)
     _add_search(parser)
     add_model_options(parser)
     add_cluster_options(parser)
@@ -138,10 +141,17 @@ def _segment(options: argparse.Namespace) -> None:
     from napari_zeroseg.seeds import GivenPrompts
 
     has_prompts = any((options.box, options.point, options.negative, options.points, options.boxes))
+    if wants_finding(options):
+        _check_finds_alone(options, has_prompts)
+        find(options)
+        return
+    check_stands_alone(options)
     if options.auto and has_prompts:
         options.complain("--auto looks for everything: leave points and boxes out, or --auto")
     if not options.auto and not has_prompts:
-        options.complain("there is nothing to look for: give --point, --box, --points FILE, --boxes FILE or --auto")
+        options.complain(
+            "there is nothing to look for: give --point, --box, --points FILE, --boxes FILE, --text, --like or --auto"
+        )
     prompts = GivenPrompts(
         options.box, options.point, options.negative, options.points, options.boxes, options.one_object
     )
@@ -170,6 +180,19 @@ def _segment(options: argparse.Namespace) -> None:
             _log.warning("Plane %d was left empty: %s", plane["plane"], plane["fault"])
     if not options.quiet:
         print_out(report["summary"])
+
+
+def _check_finds_alone(options: argparse.Namespace, has_prompts: bool) -> None:
+    """Options of other ways to segment are a mistake with words and likeness."""
+    search = [flag.name for flag in _SEARCH if flag.name != "points_per_side"]
+    foreign = ["min_area", "max_area", "area_unit", "on_top", "table", "scheduler", "workers", *search]
+    given = [f"--{name.replace('_', '-')}" for name in foreign if getattr(options, name) is not None]
+    given += ["--auto"] * options.auto + ["--one-object"] * options.one_object
+    given += ["--field"] * (options.field != "auto") + ["--overlap"] * (options.overlap != "keep")
+    if has_prompts:
+        given.insert(0, "a point or box")
+    if given:
+        options.complain(f"{given[0]} does not go with --text, --like, --word, --vote or --detector: leave one out")
 
 
 def _automatic(options: argparse.Namespace) -> AutomaticRun | None:

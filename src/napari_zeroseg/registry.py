@@ -6,6 +6,7 @@ import importlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,8 +75,9 @@ def list_models() -> list[ModelSpec]:
             continue
         source = WeightsSource(f"{ADDED}{card.file}", card.sha256, card.size)
         origin = f"Added from {card.source} on {card.date[:10]}, as a variant of {found[card.base].title}."
-        licence = "LicenseRef-yours" if was_added else SEE_REPOSITORY
-        found[card.key] = named_variant(found[card.base], card.key, card.title, source, origin, licence)
+        licence = card.licence or ("LicenseRef-yours" if was_added else SEE_REPOSITORY)
+        variant = named_variant(found[card.base], card.key, card.title, source, origin, licence)
+        found[card.key] = replace(variant, licence_note=card.licence_note)
     return list(found.values())
 
 

@@ -139,6 +139,30 @@ def test_teach_and_find_by_the_command_line(files, capsys, scene):
     assert iou(tifffile.imread(out)[1] > 0, scene.truth[1] > 0) > 0.5
 
 
+def test_a_taught_word_is_a_text_prompt(files, capsys, scene):
+    """No model that reads is there, and none is needed."""
+    for word, wanted in (("mitochondria", scene.truth > 0), ("membrane spots", scene.truth > 0)):
+        tifffile.imwrite(files / "wanted.tif", np.where(wanted, scene.truth, 0).astype(np.int32))
+        assert run(capsys, "teach", word, "--images", files / "raw.tif", "--labels", files / "wanted.tif")[0] == 0
+    ask = ("segment", files / "raw.tif", "--text", "Mitochondria", "--planes", "1")
+    code, _, error = run(capsys, *ask, "-o", files / "objects.tif")
+    assert code == 0, error
+    code, text, error = run(capsys, *ask, "--classes", "-o", files / "classes.tif", "--json")
+    assert code == 0, error
+    objects, classes = tifffile.imread(files / "objects.tif")[1], tifffile.imread(files / "classes.tif")[1]
+    assert iou(objects > 0, scene.truth[1] > 0) > 0.5
+    assert ((objects > 0) == (classes == 1)).all()
+    assert objects.max() > 1
+    assert set(json.loads(text)["planes"][0]["phrases"]) == {"Mitochondria"}
+    two = ("segment", files / "raw.tif", "--text", "membrane spots, mitochondria", "--planes", "1", "--classes")
+    code, _, error = run(capsys, *two, "-o", files / "two.tif")
+    assert code == 0, error
+    assert set(np.unique(tifffile.imread(files / "two.tif")[1])) <= {0, 1, 2}
+    code, _, error = run(capsys, "segment", files / "raw.tif", "--text", "axon", "-o", files / "axon.tif")
+    assert code == 1
+    assert "not on this machine" in error
+
+
 def test_a_vote_by_the_command_line(files, capsys, scene, tmp_path):
     """A threshold that is right in its places, refined."""
     tifffile.imwrite(tmp_path / "one.tif", scene.views[0].picture[:200, :200])
@@ -164,7 +188,7 @@ def test_words_by_the_command_line(tmp_path, capsys, toys):
     plane[30:70, 40:90] = 240
     np.save(tmp_path / "one.npy", plane)
     text = ("--text", "bright, unicorn", "--text-model", "toy_words", "--threshold", "0.7", "--classes")
-    code, told, error = run(capsys, "find", tmp_path / "one.npy", *text, "-o", tmp_path / "classes.npy")
+    code, told, error = run(capsys, "segment", tmp_path / "one.npy", *text, "-o", tmp_path / "classes.npy")
     assert code == 0, error
     assert "1 objects found" in told
     assert "'unicorn' is nowhere" in error
@@ -176,10 +200,12 @@ def test_words_by_the_command_line(tmp_path, capsys, toys):
     [
         (["--word", "axon"], "has not been taught"),
         (["--like", "raw.tif", "--threshold", "0.4"], "is for --text"),
-        (["--text", "cell", "--certainty", "0.4"], "is for --like and --word"),
+        (["--vote", "map.tif", "--certainty", "0.4"], "is for --like or --word or --text"),
+        (["--text", "cell", "--like", "raw.tif"], "two ways of finding"),
+        (["--detector", "folder", "--template", "a {}"], "is for --text: add that, or leave it out"),
         (["--text", " , "], "no phrase"),
         (["--text", "cell", "--points-per-side", "4"], "is for --vote"),
-        ([], "required"),
+        ([], "nothing to look for"),
     ],
 )
 def test_mistakes(files, capsys, arguments, said):
@@ -192,3 +218,35 @@ def test_mistakes(files, capsys, arguments, said):
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--text", "cell", "--auto"], "--auto does not go with"),
+        (["--text", "cell", "--box", "1,1,9,9"], "a point or box does not go with"),
+        (["--like", "raw.tif", "--workers", "2"], "--workers does not go with"),
+        (["--word", "axon", "--field", "512"], "--field does not go with"),
+        (["--box", "1,1,9,9", "--threshold", "0.4"], "--threshold is for --text or --detector"),
+        ([], "there is nothing to look for"),
+    ],
+)
+def test_mistakes_of_segment(files, capsys, arguments, said):
+    given = [str(files / part) if part.endswith(".tif") else part for part in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        main(["segment", str(files / "raw.tif"), "-o", str(files / "x.tif"), *given])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_model_that_reads_draws_by_itself(tmp_path, capsys, toys):
+    plane = np.full((120, 120), 90, np.uint8)
+    plane[30:70, 40:90] = 240
+    np.save(tmp_path / "one.npy", plane)
+    ask = ("segment", tmp_path / "one.npy", "--model", "toy_words", "--text", "bright, unicorn", "--threshold", "0.7")
+    code, text, error = run(capsys, *ask, "-o", tmp_path / "classes.npy", "--json")
+    assert code == 0, error
+    assert iou(np.load(tmp_path / "classes.npy") == 1, plane > 200) > 0.8
+    assert json.loads(text)["planes"][0]["phrases"] == ["bright"]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import gzip
-import json
+import shutil
 from dataclasses import dataclass
-from importlib.metadata import distribution
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,10 +140,11 @@ def open_models(qtbot, shared_memory, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def clipseg_folder(tmp_path_factory):
+def clipseg_folder(tmp_path_factory, clip_words):
     """A folder as transformers saves it: a small CLIPSeg with random weights and all of CLIP's words."""
     folder = tmp_path_factory.mktemp("clipseg")
-    write_words(folder)
+    for file in clip_words.iterdir():
+        shutil.copy(file, folder)
     config = CLIPSegConfig(
         text_config=SIZES | {"vocab_size": 49408, "hidden_size": 32, "bos_token_id": 49406, "eos_token_id": 49407},
         vision_config=SIZES | {"hidden_size": 48, "num_hidden_layers": 5, "patch_size": 16, "image_size": 224},
@@ -159,15 +157,3 @@ def clipseg_folder(tmp_path_factory):
     torch.manual_seed(0)
     CLIPSegForImageSegmentation(config).save_pretrained(folder)
     return folder
-
-
-def write_words(folder):
-    """CLIP's vocabulary, made from the list inside the package clip-anytorch."""
-    packed = distribution("clip-anytorch").locate_file("clip/bpe_simple_vocab_16e6.txt.gz")
-    merges = gzip.decompress(Path(str(packed)).read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(code) for code in printable] + [chr(256 + number) for number in range(256 - len(printable))]
-    words = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")

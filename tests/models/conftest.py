@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import shutil
 import zlib
 from collections.abc import Callable
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -135,21 +133,6 @@ def published_keys() -> Callable[[str], dict[str, dict[str, list[int]]]]:
         return json.loads((DATA / f"{name}_keys.json").read_text())
 
     return read
-
-
-@pytest.fixture(scope="session")
-def clip_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP's vocabulary as transformers keeps it, made from the list inside the package clip-anytorch."""
-    folder = tmp_path_factory.mktemp("words")
-    packed = distribution("clip-anytorch").locate_file("clip/bpe_simple_vocab_16e6.txt.gz")
-    merges = gzip.decompress(Path(str(packed)).read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(code) for code in printable] + [chr(256 + number) for number in range(256 - len(printable))]
-    words = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")

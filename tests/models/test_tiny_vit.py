@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from napari_zeroseg.models import tiny_vit
 from napari_zeroseg.models.tiny_vit import STRIP_ROWS, ConvBN, TinyViT, _in_strips
 
 
@@ -104,3 +105,13 @@ def test_folding_a_batch_norm():
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
     layer.fuse()  # again: nothing left to do
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gelu_fused_with_the_layer_before_it_is_gelu_after_it(encoder, picture, monkeypatch):
+    fused = copy.deepcopy(encoder)
+    fused.fuse()
+    with torch.no_grad():
+        quick = fused(picture)
+        monkeypatch.setattr(tiny_vit, "_has_fused_gelu", lambda: False)
+        plain = fused(picture)
+    assert (quick - plain).abs().max() < 1e-5

@@ -11,7 +11,7 @@ import pytest
 import napari_zeroseg as zs
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WeightsError, WriteError
-from napari_zeroseg.registry import remove_model, verify
+from napari_zeroseg.registry import find_model, remove_model, verify
 from napari_zeroseg.training import card as cards
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.networks import Network
@@ -43,11 +43,13 @@ def mine(tmp_path: Path) -> Path:
 def test_a_model_comes_back_whole(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mine.name == "mine.zip"
     assert verify("mine").ok
+    assert find_model("mine").licence == find_model("mobile_sam").licence == "Apache-2.0"
     remove_model("mine")
     assert main(["import", str(mine), "--name", "again", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"key": "again", "base": "mobile_sam"}
     assert verify("again").ok
     assert cards.read("again")["verdict"] == "Fine."
+    assert find_model("again").licence == "Apache-2.0"
     assert zs.load_model("again", device="cpu", precision="float32").spec.key == "again"
     with pytest.raises(InputError, match="already"):
         zs.import_model(mine, "again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from napari_zeroseg.cascade.boxes import segment_boxes
+from napari_zeroseg.cascade.detectors import Detections, Detector, load_detector, segment_detected
 from napari_zeroseg.cascade.find import find_similar
 from napari_zeroseg.cascade.options import SimilarOptions
 from napari_zeroseg.cascade.queue import Proposal, Queue
@@ -11,6 +12,8 @@ from napari_zeroseg.cascade.text import TextInstance, TextOptions, TextResult, s
 from napari_zeroseg.cascade.votes import vote
 
 __all__ = [
+    "Detections",
+    "Detector",
     "Example",
     "Proposal",
     "Queue",
@@ -20,7 +23,9 @@ __all__ = [
     "TextResult",
     "examples_of",
     "find_similar",
+    "load_detector",
     "segment_boxes",
+    "segment_detected",
     "segment_text",
     "vote",
 ]

@@ -224,7 +224,7 @@ def segment_text(
     ]
     found = [_better(judged[i :: len(regions)]) for i in range(len(regions))]
     kept, dropped = _sorted_out([one for one in found if one is not None], options)
-    notes = [*_cut_phrases(text_model, asked), *_not_found(asked, probable, regions, options.threshold)]
+    notes = [*not_read(text_model, asked), *_not_found(asked, probable, regions, options.threshold)]
     return TextResult(view.shape, tuple(asked), probable[: len(asked)], regions, prompts, kept, dropped, notes)
 
 
@@ -311,8 +311,8 @@ def _not_found(
     ]
 
 
-def _cut_phrases(text_model: Segmenter, phrases: Sequence[str]) -> list[str]:
-    """What a model with room for so many tokens has not read."""
+def not_read(text_model: Segmenter, phrases: Sequence[str]) -> list[str]:
+    """Sentences on what a model with room for so many tokens has not read."""
     if not isinstance(text_model, _SaysWhatIsCut):
         return []
     cut = {phrase: text_model.cut(phrase) for phrase in phrases}

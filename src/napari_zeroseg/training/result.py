@@ -114,7 +114,7 @@ def register(
             file = Path(place) / WEIGHTS_FILE
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
             spec = add_checkpoint(file, base.base or base.key, name, link=True)
-        _furnish(name, "a training run", card, others)
+        _furnish(name, "a training run", base, card, others)
     except (OSError, SafetensorError) as error:
         if isinstance(error, ZerosegError):
             raise
@@ -122,10 +122,10 @@ def register(
             f"The model could not be written to {home} ({error}): make room there; the run's folder keeps the weights, "
             "and --resume writes the model."
         ) from error
-    return spec
+    return find_model(spec.key)
 
 
-def _furnish(name: str, source: str, card: Mapping[str, Any], others: Mapping[str, Path]) -> None:
+def _furnish(name: str, source: str, base: ModelSpec, card: Mapping[str, Any], others: Mapping[str, Path]) -> None:
     folder = model_folder(name)
     cards.write(folder, card)
     beside = [cards.JSON_FILE, cards.TEXT_FILE]
@@ -135,7 +135,10 @@ def _furnish(name: str, source: str, card: Mapping[str, Any], others: Mapping[st
             beside.append(target)
     own = read_card(name)
     assert own is not None
-    replace(own, source=source, companions={file: hash_again(folder / file) for file in beside}).write()
+    companions = {file: hash_again(folder / file) for file in beside}
+    # what learnt from weights is bound by their licence
+    furnished = replace(own, source=source, companions=companions)
+    replace(furnished, licence=base.licence, licence_note=base.licence_note).write()
 
 
 def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -167,13 +170,15 @@ def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path
     path = path if path.suffix else path.with_suffix(".zip")
     if path.exists() and not overwrite:
         raise WriteError(f"{path} is there already: choose another name, or say that it may be overwritten.")
-    note = {"form": FORM, "key": key, "base": found.card.base, "file": found.card.file, "sha256": found.card.sha256}
+    own = found.card
+    note = {"form": FORM, "key": key, "base": own.base, "file": own.file, "sha256": own.sha256}
+    note |= {"licence": own.licence, "licence_note": own.licence_note}
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_FORM_FILE, json.dumps({**note, "companions": dict(found.card.companions)}, indent=2))
-            for name in (found.card.file, *found.card.companions):
-                archive.write(found.card.folder / name, name)
+            archive.writestr(_FORM_FILE, json.dumps({**note, "companions": dict(own.companions)}, indent=2))
+            for name in (own.file, *own.companions):
+                archive.write(own.folder / name, name)
         temporary.replace(path)
     except OSError as error:
         raise WriteError(
@@ -234,12 +239,14 @@ def _unpack(archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name:
             assert own is not None
             for inside in companions:
                 (own.folder / inside).write_bytes(files[inside].read_bytes())
-            replace(own, source=str(path), companions=companions).write()
+            licence, licence_note = (str(note.get(name, "")) for name in ("licence", "licence_note"))
+            furnished = replace(own, source=str(path), companions=companions)
+            replace(furnished, licence=licence, licence_note=licence_note).write()
     except OSError as error:
         if isinstance(error, ZerosegError):
             raise
         raise WriteError(f"{path.name} could not be unpacked into {home} ({error}): make room there.") from error
-    return spec
+    return find_model(spec.key)
 
 
 def _hash_of(note: Mapping[str, Any], inside: str) -> str:

@@ -40,6 +40,8 @@ class Card:
         Address or path that it came from, and when (ISO, UTC).
     companions : mapping of str to str
         sha256 of each further file.
+    licence, licence_note : str
+        Of the weights that a trained model began from, and what there is to say of it; "" if nobody said.
     """
 
     key: str
@@ -53,6 +55,8 @@ class Card:
     source: str
     date: str
     companions: Mapping[str, str] = field(default_factory=dict)
+    licence: str = ""
+    licence_note: str = ""
 
     @property
     def folder(self) -> Path:

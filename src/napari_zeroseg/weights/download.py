@@ -171,8 +171,9 @@ def _from_first_that_works(spec: ModelSpec, watch: _Watch) -> Path:
             _log.info("%s", error)
     if len(errors) == 1:
         raise errors[0]
-    first, *rest = (host_of(url) for _, url in _places(spec))
-    others = [host for host in dict.fromkeys(rest) if host != first]
+    # with a mirror, all of them may be one and the same
+    _, *rest = dict.fromkeys(url for _, url in _places(spec))
+    others = dict.fromkeys(host_of(url) for url in rest)
     either = f" {', '.join(others)} did not work either." if others else ""
     raise DownloadError(f"{errors[0]}{either}") from errors[0]
 

@@ -1,0 +1,230 @@
+"""Boxes from any detector that transformers offers, to masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_zeroseg.cascade.boxes import segment_boxes
+from napari_zeroseg.cascade.planes import as_view
+from napari_zeroseg.cascade.text import checked_phrases
+from napari_zeroseg.errors import InputError, WeightsError
+from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.view import View
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+
+
+_BY_PHRASES = "zero-shot-object-detection"
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Boxes that a detector has found.
+
+    Attributes
+    ----------
+    boxes : (N, 4) float32 array
+        (row0, column0, row1, column1) in pixels.
+    names : list of str
+        What each holds.
+    classes : list of int
+        The same as numbers, from 1: the place of the name in what was asked for, else among the detector's own.
+    scores : list of float
+        The detector's certainty, 0 to 1; the highest first.
+    """
+
+    boxes: NDArray[np.float32]
+    names: list[str]
+    classes: list[int]
+    scores: list[float]
+
+
+class Detector:
+    """An object detector of transformers, with classes of its own or for any phrases.
+
+    Parameters
+    ----------
+    pipeline : transformers.Pipeline
+        For object detection, or for zero-shot object detection.
+    title : str
+    """
+
+    def __init__(self, pipeline: Any, title: str) -> None:
+        self._pipeline = pipeline
+        self.title = title
+        self.takes_phrases = pipeline.task == _BY_PHRASES
+
+    @property
+    def names(self) -> list[str]:
+        """Classes that it knows, in its own order; none where it takes phrases."""
+        if self.takes_phrases:
+            return []
+        return [str(name) for _, name in sorted(self._pipeline.model.config.id2label.items())]
+
+    def detect(
+        self, picture: NDArray[np.uint8], phrases: Sequence[str] | str = (), threshold: float = 0.3
+    ) -> Detections:
+        """Find boxes.
+
+        Parameters
+        ----------
+        picture : (H, W) or (H, W, 3) uint8 array
+        phrases : str or sequence of str
+            What to look for; of a detector with classes of its own, which of these, all where it is empty.
+        threshold : float
+            Certainty from which a box is given, 0 to 1.
+
+        Raises
+        ------
+        InputError
+            If a detector for phrases got none, or one with classes does not know one of them.
+        """
+        from PIL import Image
+
+        if not 0 <= threshold < 1:
+            raise InputError(f"A detector's threshold is a number from 0 to below 1; got {threshold!r}.")
+        asked = self._asked(phrases)
+        rgb = Image.fromarray(picture).convert("RGB")
+        if self.takes_phrases:
+            found = self._pipeline(rgb, candidate_labels=asked, threshold=threshold)
+        else:
+            found = [one for one in self._pipeline(rgb, threshold=threshold) if one["label"] in asked]
+        found = sorted(found, key=lambda one: -float(one["score"]))
+        # transformers gives the edges of a box as whole numbers of pixels, ours are pixel centres
+        corners = [[one["box"][side] for side in ("ymin", "xmin", "ymax", "xmax")] for one in found]
+        names = [str(one["label"]) for one in found]
+        return Detections(
+            np.array(corners, np.float32).reshape(-1, 4) - 0.5,
+            names,
+            [asked.index(name) + 1 for name in names],
+            [float(one["score"]) for one in found],
+        )
+
+    def _asked(self, phrases: Sequence[str] | str) -> list[str]:
+        asked = checked_phrases(phrases, may_be_none=True)
+        if self.takes_phrases:
+            if not asked:
+                raise InputError(f"{self.title} finds what phrases name: give some, for example 'cell, nucleus'.")
+            return asked
+        unknown = [name for name in asked if name not in self.names]
+        if unknown:
+            known = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
+            raise InputError(f"{self.title} does not know {unknown[0]!r}; its classes are: {known}.")
+        return asked or self.names
+
+
+def load_detector(source: str | Path, *, device: str = "auto") -> Detector:
+    """Load a detector that is on this machine; imports torch and transformers.
+
+    Parameters
+    ----------
+    source : path or str
+        A folder that transformers saved (config, preprocessor, safetensors), or the id of a repository whose files are
+        in the hub's cache already. Nothing is downloaded.
+    device : str
+        As for :func:`load_model`.
+
+    Returns
+    -------
+    Detector
+
+    Raises
+    ------
+    WeightsError
+        If it is not there, is damaged, or is no detector.
+    """
+    import transformers
+    from safetensors import SafetensorError
+    from transformers.models.auto import modeling_auto
+
+    from napari_zeroseg.devices import resolve_device
+
+    name = str(source)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"There is no detector {name} on this machine: give a folder that transformers saved, with config.json "
+            "and model.safetensors, or download the repository first (`hf download NAME`)."
+        ) from error
+    kinds: dict[str, tuple[Any, Any]] = {
+        _BY_PHRASES: (
+            modeling_auto.MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES,
+            transformers.AutoModelForZeroShotObjectDetection,
+        ),
+        "object-detection": (
+            modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
+            transformers.AutoModelForObjectDetection,
+        ),
+    }
+    task: Any = next((task for task, (types, _) in kinds.items() if config.model_type in types), None)
+    if task is None:
+        raise WeightsError(
+            f"{name} is a model of type {config.model_type!r}, which is no detector: bring one for object detection, "
+            "such as DETR, YOLOS, OWL-ViT or Grounding DINO."
+        )
+    models = kinds[task][1]
+    here = {"local_files_only": True}
+    try:
+        # a pickle could run code, and transformers' processors for torchvision are not wanted
+        model = models.from_pretrained(name, use_safetensors=True, **here).eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **here)
+        words = {"tokenizer": transformers.AutoTokenizer.from_pretrained(name, **here)} if task == _BY_PHRASES else {}
+        made = transformers.pipeline(
+            task, model=model, image_processor=processor, device=resolve_device(device), **words
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"The detector {name} cannot be loaded ({reason}): save it anew with transformers."
+        ) from error
+    return Detector(made, Path(name).name)
+
+
+def segment_detected(
+    model: Segmenter,
+    picture: ArrayLike | View,
+    detector: Detector,
+    phrases: Sequence[str] | str = (),
+    *,
+    threshold: float = 0.3,
+    by: str = "instance",
+    cancel: CancelToken | None = None,
+) -> tuple[NDArray[np.int32], Detections]:
+    """Draw what a detector finds; where masks overlap, that of the higher score is seen.
+
+    Parameters
+    ----------
+    model : Segmenter
+        One that takes boxes.
+    picture : (H, W) or (H, W, 3) array_like, or View
+        As for :func:`segment_text`.
+    detector : Detector
+    phrases, threshold
+        As for :meth:`Detector.detect`.
+    by : str
+        "instance" numbers the boxes from 1, the most certain first; "class" gives their class.
+    cancel : CancelToken, optional
+
+    Returns
+    -------
+    labels : (H, W) int32 array
+    detections : Detections
+
+    Raises
+    ------
+    InputError
+    """
+    if by not in ("instance", "class"):
+        raise InputError(f"Labels are by 'instance' or by 'class'; got {by!r}.")
+    view = as_view(model, picture)
+    found = detector.detect(view.picture, phrases, threshold)
+    numbers = found.classes if by == "class" else list(range(1, len(found.boxes) + 1))
+    return segment_boxes(model, view, found.boxes, numbers, found.scores, cancel=cancel), found

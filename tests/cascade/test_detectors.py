@@ -1,0 +1,153 @@
+"""Detectors of transformers: their true architectures with small random weights, as folders that it saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_zeroseg.cascade import load_detector, segment_detected
+from napari_zeroseg.cli import main
+from napari_zeroseg.errors import InputError, WeightsError
+
+
+@pytest.fixture(scope="module")
+def yolos(tmp_path_factory) -> Path:
+    """A detector with two classes of its own."""
+    from transformers import YolosConfig, YolosForObjectDetection
+    from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
+
+    torch.manual_seed(3)
+    config = YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=[64, 64],
+        patch_size=16,
+        num_detection_tokens=6,
+        id2label={0: "cell", 1: "nucleus"},
+        label2id={"cell": 0, "nucleus": 1},
+    )
+    folder = tmp_path_factory.mktemp("yolos")
+    YolosForObjectDetection(config).save_pretrained(folder)
+    YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def owl(tmp_path_factory, clip_words) -> Path:
+    """A detector for any phrases."""
+    from transformers import CLIPTokenizer, OwlViTConfig, OwlViTForObjectDetection, OwlViTProcessor
+    from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImageProcessorPil
+
+    torch.manual_seed(4)
+    side = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = OwlViTConfig(
+        text_config={**side, "max_position_embeddings": 16},
+        vision_config={**side, "image_size": 64, "patch_size": 16},
+        projection_dim=32,
+    )
+    folder = tmp_path_factory.mktemp("owl")
+    tokenizer = CLIPTokenizer.from_pretrained(clip_words, model_max_length=16)
+    processor = OwlViTProcessor(OwlViTImageProcessorPil(size={"height": 64, "width": 64}), tokenizer)
+    processor.save_pretrained(folder)
+    OwlViTForObjectDetection(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    plane = np.full((90, 120), 70, np.uint8)
+    plane[20:50, 30:80] = 220
+    return plane
+
+
+def test_boxes_are_those_of_transformers(yolos, picture):
+    from PIL import Image
+    from transformers import YolosForObjectDetection
+    from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
+
+    found = load_detector(yolos, device="cpu").detect(picture, threshold=0.0)
+    model, processor = YolosForObjectDetection.from_pretrained(yolos), YolosImageProcessorPil.from_pretrained(yolos)
+    inputs = processor(images=Image.fromarray(picture).convert("RGB"), return_tensors="pt")
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    (theirs,) = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[picture.shape])
+    order = torch.argsort(-theirs["scores"], stable=True)
+    corners = theirs["boxes"][order][:, [1, 0, 3, 2]].numpy() - 0.5  # from (x, y) edges to (row, column) centres
+    assert len(found.boxes) == 6
+    assert np.abs(found.boxes - corners).max() <= 1  # transformers' pipelines give whole pixels
+    assert np.allclose(found.scores, theirs["scores"][order].numpy(), atol=1e-4)
+    assert found.classes == [int(label) + 1 for label in theirs["labels"][order]]
+    assert [found.names[i] == ("cell", "nucleus")[c - 1] for i, c in enumerate(found.classes)]
+
+
+def test_only_the_classes_that_are_wanted(yolos, picture):
+    detector = load_detector(yolos, device="cpu")
+    assert detector.names == ["cell", "nucleus"]
+    names = set(detector.detect(picture, threshold=0.0).names)
+    for name in names:
+        found = detector.detect(picture, name, 0.0)
+        assert set(found.names) == {name}
+        assert set(found.classes) == {1}  # its place in what was asked for
+    with pytest.raises(InputError, match="does not know 'axon'; its classes are: cell, nucleus"):
+        detector.detect(picture, ["axon"])
+    with pytest.raises(InputError, match="from 0 to below 1"):
+        detector.detect(picture, threshold=2)
+
+
+def test_phrases(owl, picture):
+    detector = load_detector(owl, device="cpu")
+    assert detector.takes_phrases
+    found = detector.detect(picture, "a cell, a nucleus", 0.0)
+    assert set(found.names) <= {"a cell", "a nucleus"}
+    assert len(found.boxes)
+    assert found.scores == sorted(found.scores, reverse=True)
+    with pytest.raises(InputError, match="finds what phrases name"):
+        detector.detect(picture)
+
+
+def test_boxes_become_masks(yolos, picture, model):
+    detector = load_detector(yolos, device="cpu")
+    labels, found = segment_detected(model, picture, detector, threshold=0.0)
+    assert labels.shape == picture.shape
+    assert set(np.unique(labels)) <= set(range(len(found.boxes) + 1))
+    classes, _ = segment_detected(model, picture, detector, threshold=0.0, by="class")
+    assert ((classes > 0) == (labels > 0)).all()
+    for number in np.unique(labels[labels > 0]):
+        assert set(np.unique(classes[labels == number])) == {found.classes[number - 1]}
+
+
+@pytest.mark.parametrize("command", ["segment", "find"])
+def test_by_the_command_line(command, yolos, picture, tmp_path, capsys):
+    np.save(tmp_path / "one.npy", picture)
+    ask = [command, str(tmp_path / "one.npy"), "--detector", str(yolos), "--device", "cpu"]
+    assert main([*ask, "--threshold", "0.01", "-o", str(tmp_path / "a.npy"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["planes"][0]["objects"] == 6
+    assert np.load(tmp_path / "a.npy").any()
+    assert main([*ask, "--threshold", "0.99", "-o", str(tmp_path / "b.npy")]) == 0
+    assert "found nothing above 0.99" in capsys.readouterr().err
+    assert main([*ask, "--text", "axon", "-o", str(tmp_path / "c.npy")]) == 1
+    assert "does not know 'axon'" in capsys.readouterr().err
+
+
+def test_what_is_no_detector(tmp_path, yolos):
+    with pytest.raises(WeightsError, match="There is no detector someone/nothing on this machine"):
+        load_detector("someone/nothing")
+    from transformers import CLIPTextConfig
+
+    CLIPTextConfig().save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="type 'clip_text_model', which is no detector"):
+        load_detector(tmp_path)
+    half = tmp_path / "half"
+    half.mkdir()
+    for file in yolos.iterdir():
+        content = file.read_bytes()
+        (half / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".safetensors" else content)
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        load_detector(half)
