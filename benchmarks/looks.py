@@ -1,8 +1,8 @@
 """When a click needs no look from afar: mean IoU by the predicted IoU from which the answer from near is enough.
 
-Clicks on the innermost pixel of objects, on pictures that benchmarks/accuracy.py does not report on: planes 2, 10 and 18
-of the VNC stack (and the first of them four times side by side, every fourth object), planes 0, 7 and 14 of the SBEM
-training block, and twelve radiographs.
+Clicks on the innermost pixel of objects, on pictures that benchmarks/accuracy.py does not report on: planes 2, 10 and
+18 of the VNC stack (and the first of them four times side by side, every fourth object), planes 0, 7 and 14 of the
+SBEM training block, and twelve radiographs.
 """
 
 from __future__ import annotations
