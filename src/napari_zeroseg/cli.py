@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from napari_zeroseg import (
+    cli_axes,
     cli_cascade,
     cli_embed,
     cli_evaluate,
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
     cli_models.add_commands(commands)
+    cli_axes.add_command(commands)
     cli_evaluate.add_command(commands)
     cli_link.add_command(commands)
     cli_segment.add_command(commands)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_zeroseg.errors import InputError, ReadError
-from napari_zeroseg.io.picture import MICROMETRE, SECOND, Picture, check_real, micrometres, named_axes, seconds
+from napari_zeroseg.io.picture import (
+    MICROMETRE,
+    SECOND,
+    Picture,
+    check_real,
+    micrometres,
+    named_axes,
+    said_for,
+    seconds,
+)
 
 if TYPE_CHECKING:
     import zarr
@@ -132,7 +141,10 @@ def _picture(
     check_real(np.dtype(array.dtype), path.name)
     if 0 in array.shape:
         raise ReadError(f"{path.name} holds no pixels (shape {array.shape}): a picture of at least 2 x 2 was expected.")
-    if not axes.endswith("YX"):
-        raise InputError(f"{path.name} has axes {axes}: rows and columns (Y, X) were expected last. Export it again.")
+    if not axes.endswith("YX") and said_for(array.ndim) is None:
+        raise InputError(
+            f"{path.name} has axes {axes}: rows and columns (Y, X) were expected last. Say what "
+            "they are in the file's order (`zeroseg axes FILE AXES`), or export it again."
+        )
     name = path.name.removesuffix(".zarr").removesuffix(".ome")
     return Picture(array, axes, spacing, units, name, metadata={"format": "OME-Zarr" if spacing else "zarr"})

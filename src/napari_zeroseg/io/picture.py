@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -138,18 +140,42 @@ def natural_order(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: (key(path), path.name))
 
 
+_said: ContextVar[str | None] = ContextVar("axes that the user named", default=None)
+
+
+@contextmanager
+def said_axes(axes: str | None) -> Iterator[None]:
+    """Take the axes of what is opened meanwhile for these."""
+    token = _said.set(axes)
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
+def said_for(ndim: int) -> str | None:
+    """What the user has said of the file that is being opened, if that fits its number of axes."""
+    said = _said.get()
+    return said if said is not None and len(said) == ndim else None
+
+
 def named_axes(ndim: int, where: str) -> str:
     """Name the axes of a file that does not say what they are: planes, then a stack, then stacks over time.
+
+    What the user has said of the file goes before.
 
     Raises
     ------
     InputError
         If there are fewer than two axes, or too many to guess.
     """
+    said = said_for(ndim)
+    if said is not None:
+        return said
     if not 2 <= ndim <= 4:
         raise InputError(
-            f"{where} has {ndim} axes without names, and a picture or stack of 2 to 4 axes was expected: save it as "
-            "OME-TIFF, ImageJ TIFF or OME-Zarr, which name their axes, or save the part to be segmented."
+            f"{where} has {ndim} axes without names, and a picture or stack of 2 to 4 axes was expected: say once what "
+            "they are, such as `zeroseg axes FILE TZCYX`, or save it as OME-TIFF or OME-Zarr, which name their axes."
         )
     return "TZYX"[4 - ndim :]
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg.errors import InputError, ReadError
+from napari_zeroseg.io.axes import remembered_axes, with_axes
 from napari_zeroseg.io.dicom import is_bare_dicom, read_dicom
 from napari_zeroseg.io.ome_zarr import is_zarr, read_zarr
-from napari_zeroseg.io.picture import Picture, lazy_planes, natural_order
+from napari_zeroseg.io.picture import Picture, lazy_planes, natural_order, said_axes
 from napari_zeroseg.io.raster import read_npy, read_raster
 from napari_zeroseg.io.tiff import read_tiff, read_tiff_stack
 
@@ -69,9 +70,17 @@ def open_image(path: str | PathLike[str]) -> Picture:
     ReadError
         If it is missing, empty, truncated, damaged or of no kind that is read.
     InputError, InputTypeError
-        If it was read but is no picture: unknown axes, complex numbers, files of different shape.
+        If it was read but is no picture: unknown axes (which :func:`~napari_zeroseg.io.axes.remember_axes` can say),
+        complex numbers, files of different shape.
     """
     path = Path(path).expanduser()
+    axes = remembered_axes(path)
+    with said_axes(axes):
+        picture = _open(path)
+    return picture if axes is None else with_axes(picture, axes)
+
+
+def _open(path: Path) -> Picture:
     try:
         if path.is_dir():
             return read_zarr(path) if is_zarr(path) else _open_folder(path)

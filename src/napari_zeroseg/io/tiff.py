@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg.errors import InputError, ReadError, ZerosegError
-from napari_zeroseg.io.picture import Picture, check_real, lazy_planes, named_axes, without_alpha
+from napari_zeroseg.io.picture import Picture, check_real, lazy_planes, named_axes, said_for, without_alpha
 from napari_zeroseg.io.tiff_chain import check_chain
 from napari_zeroseg.io.tiff_spacing import tiff_spacing
 
@@ -189,9 +189,13 @@ def _axes(axes: str, path: Path) -> str:
     if unknown == 1:
         free = next(name for name in "ZTCQ" if name not in axes)
         return axes.replace("Q", free)
-    if set(axes) & set("TZC"):
-        raise InputError(f"{path.name} has axes {axes} of unknown meaning (Q): save it as OME-TIFF or ImageJ TIFF.")
     samples = "S" if axes.endswith("S") else ""
+    said = said_for(len(axes) - len(samples))
+    if said is None and set(axes) & set("TZC"):
+        raise InputError(
+            f"{path.name} has axes {axes} of unknown meaning (Q): say once what they are, such as "
+            f"`zeroseg axes FILE TZCYX`, or save it as OME-TIFF."
+        )
     return named_axes(len(axes) - len(samples), path.name) + samples
 
 
