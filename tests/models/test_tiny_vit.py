@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from napari_zeroseg.models import tiny_vit
+from napari_zeroseg.models import activation
 from napari_zeroseg.models.tiny_vit import STRIP_ROWS, ConvBN, TinyViT, _in_strips
 
 
@@ -112,6 +112,6 @@ def test_gelu_fused_with_the_layer_before_it_is_gelu_after_it(encoder, picture, 
     fused.fuse()
     with torch.no_grad():
         quick = fused(picture)
-        monkeypatch.setattr(tiny_vit, "_has_fused_gelu", lambda: False)
+        monkeypatch.setattr(activation, "_has_fused_gelu", lambda _: False)
         plain = fused(picture)
     assert (quick - plain).abs().max() < 1e-5

@@ -8,12 +8,13 @@ Tensors are BCHW; the attention blocks work on B x (H*W) x C, which is the same 
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from napari_zeroseg.models.activation import gelu, with_gelu
 
 CHANNELS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
@@ -24,45 +25,6 @@ NECK_CHANNELS = 256
 
 STRIP_ROWS = 32
 """Rows of the first stage's map that the CPU takes at a time: its widest tensors then stay in the caches."""
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """GELU; in place where no gradient is wanted, because writing to fresh memory costs more than the function."""
-    out: Tensor = F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
-    return out
-
-
-def _with_gelu(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """GELU of what a layer gives: one kernel of oneDNN where it can be, since the map is then written once."""
-    if x.device.type != "cpu" or torch.is_grad_enabled() or layer.bias is None or not _has_fused_gelu():
-        return _gelu(layer(x))
-    out: Tensor
-    if isinstance(layer, nn.Linear):
-        out = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, *_FUSED_GELU)
-    else:
-        geometry = layer.padding, layer.stride, layer.dilation, layer.groups
-        out = torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *geometry, *_FUSED_GELU)
-    return out
-
-
-_FUSED_GELU: tuple[str, list[float], str] = ("gelu", [], "none")
-
-
-@cache
-def _has_fused_gelu() -> bool:
-    """Whether these kernels, which torch keeps for its compiler, are there and give what the parts give."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    x, weight, bias = torch.linspace(-3, 3, 12).reshape(3, 4), torch.eye(4), torch.full((4,), 0.1)
-    image, kernel = x.reshape(1, 1, 3, 4), torch.ones(1, 1, 1, 1)
-    try:
-        linear = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *_FUSED_GELU)
-        one = (0, 0), (1, 1), (1, 1), 1
-        convolved = torch.ops.mkldnn._convolution_pointwise(image, kernel, bias[:1], *one, *_FUSED_GELU)
-    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
-        return False
-    right = F.gelu(x + 0.1)
-    return bool(torch.allclose(linear, right, atol=1e-5) and torch.allclose(convolved[0, 0], right, atol=1e-5))
 
 
 class ConvBN(nn.Module):
@@ -80,7 +42,7 @@ class ConvBN(nn.Module):
 
     def with_gelu(self, x: Tensor) -> Tensor:
         """The same with GELU after it."""
-        return _with_gelu(self.c, x) if isinstance(self.bn, nn.Identity) else _gelu(self(x))
+        return with_gelu(self.c, x) if isinstance(self.bn, nn.Identity) else gelu(self(x))
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -107,7 +69,7 @@ class MBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """BCHW in, BCHW out."""
         hidden = self.conv2.with_gelu(self.conv1.with_gelu(x))
-        return _gelu(self.conv3(hidden) + x)
+        return gelu(self.conv3(hidden) + x)
 
 
 class Merging(nn.Module):
@@ -168,7 +130,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) in and out."""
-        out: Tensor = self.fc2(_with_gelu(self.fc1, self.norm(x)))
+        out: Tensor = self.fc2(with_gelu(self.fc1, self.norm(x)))
         return out
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_zeroseg.models import sam_modules
+from napari_zeroseg.models.activation import with_gelu
 
 QUERIES_AT_ONCE = 512
 WINDOW_HEADS_AT_ONCE = 64
@@ -66,7 +67,7 @@ def encode(encoder: Any, pixels: Tensor) -> Tensor:
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    out: Tensor = mlp.lin2(torch.ops.aten.gelu_(mlp.lin1(x)))
+    out: Tensor = mlp.lin2(with_gelu(mlp.lin1, x))
     return out
 
 
