@@ -13,6 +13,7 @@ STRICT_SAM = replace(
     family="Examples",
     description="Marks only the pixels that MobileSAM is surer of.",
     factory="zeroseg_threshold_model:build",
+    has_openvino=False,  # this factory does not take that option
 )
 
 

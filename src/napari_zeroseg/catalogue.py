@@ -8,6 +8,7 @@ from functools import cache
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights import WeightsSource, locate
+from napari_zeroseg.weights.reading import FOLDER_FILES
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ModelSpec:
     auto_precision : str
         What "auto" means for this model; "float32" where nobody has yet seen on real pictures that masks stay the same
         in a shorter type.
+    whole_picture : bool
+        Whether it was made for whole pictures squeezed into its input, and is asked so unless a window is chosen.
     has_openvino : bool
         Whether the factory also takes ``openvino=True``, to evaluate the image encoder through OpenVINO.
     """
@@ -70,6 +73,7 @@ class ModelSpec:
     about_bytes: int = 0
     auto_precision: str = "auto"
     has_openvino: bool = False
+    whole_picture: bool = False
 
     @property
     def sources(self) -> tuple[WeightsSource, ...]:
@@ -181,6 +185,7 @@ MEDSAM = (
         homepage=_MEDSAM_HOME,
         licence_note="The record of the file says CC-BY-4.0, the authors' repository Apache-2.0.",
         has_openvino=True,
+        whole_picture=True,
     ),
     ModelSpec(
         key="medsam_vit_b_2023_04",
@@ -197,6 +202,7 @@ MEDSAM = (
         homepage=_MEDSAM_HOME,
         about_bytes=375_000_000,
         has_openvino=True,
+        whole_picture=True,
     ),
     ModelSpec(
         key="lite_medsam",
@@ -214,6 +220,7 @@ MEDSAM = (
         homepage=f"{_MEDSAM_HOME}/tree/LiteMedSAM",
         auto_precision="float32",  # in bf16 single masks of lungs had an IoU of 0.74 with these
         has_openvino=True,
+        whole_picture=True,
     ),
 )
 
@@ -278,6 +285,13 @@ def _by_hash() -> dict[str, str]:
 def model_of_hash(sha256: str) -> str:
     """Return the key of the model whose published weights have this hash, or ""."""
     return _by_hash().get(sha256, "")
+
+
+def models_of_name(name: str) -> frozenset[str]:
+    """Return the keys of the models whose published file is called so; none for names that all share."""
+    if name in FOLDER_FILES:
+        return frozenset()
+    return frozenset(spec.key for spec in BUILT_IN for source in spec.sources if source.name == name)
 
 
 def named_variant(

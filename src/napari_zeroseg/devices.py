@@ -142,8 +142,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch raised `error` because memory ran out; the CPU's allocator only says so in words."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # torch's allocator for the CPU, and OpenVINO
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in ("not enough memory", "bad_alloc"))
+    if not isinstance(error, RuntimeError):
+        return False
+    words = str(error).lower()
+    return any(said in words for said in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA outside of torch's allocator, and Apple's GPU
+    "allocate memory",  # torch on a CPU under Linux and macOS
+    "not enough memory",  # the same under Windows
+    "bad_alloc",  # OpenVINO, and other code in C++
+    "alloc_failed",  # cuBLAS and cuDNN
+)
 
 
 def release(device: torch.device) -> None:

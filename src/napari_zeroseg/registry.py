@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg import weights as weight_files
 from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM, ModelSpec, named_variant
-from napari_zeroseg.errors import BrokenModelError, DeviceError, UnknownModelError, WriteError, ZerosegError
+from napari_zeroseg.errors import (
+    BrokenModelError,
+    DeviceError,
+    InputTypeError,
+    UnknownModelError,
+    WriteError,
+    ZerosegError,
+)
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource
-from napari_zeroseg.weights.cards import OWN, cards
+from napari_zeroseg.weights.cards import OWN, cards, model_folder
 from napari_zeroseg.weights.repositories import SEE_REPOSITORY, of_repository
 from napari_zeroseg.weights.sources import ADDED
 
@@ -62,10 +69,11 @@ def list_models() -> list[ModelSpec]:
             # another package's fault must not take our own models away
             _log.warning("The model %s of another package cannot be listed: %s", entry.value, error)
             continue
-        if isinstance(spec, ModelSpec):
-            found.setdefault(spec.key, spec)
+        fault = _fault_of(spec, found)
+        if fault:
+            _log.warning("The model %s of another package is left out: %s.", entry.value, fault)
         else:
-            _log.warning("The entry point %s names no ModelSpec and is left out.", entry.value)
+            found[spec.key] = spec
     for card in cards():
         was_added = card.hash_from == OWN
         if card.key in found or not (was_added or card.is_complete):  # of a removed download, the hash stays
@@ -79,6 +87,19 @@ def list_models() -> list[ModelSpec]:
         variant = named_variant(found[card.base], card.key, card.title, source, origin, licence)
         found[card.key] = replace(variant, licence_note=card.licence_note)
     return list(found.values())
+
+
+def _fault_of(spec: object, found: Mapping[str, ModelSpec]) -> str:
+    """What keeps another package's model from being listed; "" if nothing does."""
+    if not isinstance(spec, ModelSpec):
+        return "it names no ModelSpec"
+    try:
+        model_folder(spec.key)
+        for source in spec.sources:
+            source.url(Settings.from_environment())
+    except Exception as error:  # whatever is wrong in one must not take the others away
+        return str(error).rstrip(".") or type(error).__name__
+    return f"there is a model {spec.key!r} already" if spec.key in found else ""
 
 
 def find_model(key: str) -> ModelSpec:
@@ -123,22 +144,36 @@ def load_model(
     UnknownModelError, WeightsError, DeviceError, DeviceMemoryError
         Each with a sentence that says what to do.
     """
+    if not isinstance(key, str):
+        raise InputTypeError(f"A model is named by its key, such as {DEFAULT_MODEL!r}; got {type(key).__name__}.")
     spec = find_model(key)
+    _check_room(spec, device, precision)  # before gigabytes are read
     return _build(spec, weight_files.weights_of(spec, weights), device, precision)
 
 
+def _check_room(spec: ModelSpec, device: str, precision: str) -> None:
+    """Raise if the device has no room for encoding a picture."""
+    from napari_zeroseg.devices import check_room, free_memory, resolve_device, resolve_precision, wants_openvino
+
+    chosen = resolve_device(device)
+    dtype = resolve_precision(spec.auto_precision if precision == "auto" else precision, chosen)
+    # converting for OpenVINO goes through float32, whatever is computed in afterwards
+    itemsize = 4 if wants_openvino(device) else dtype.itemsize
+    room = (free_memory(chosen) or 0) * 4 // itemsize
+    fitting = [one for one in BUILT_IN if one.family == spec.family and 0 < one.memory_bytes <= room]
+    instead = max(fitting, key=lambda one: one.memory_bytes, default=MOBILE_SAM).key
+    where = "" if chosen.type == "cpu" else " or the CPU"
+    check_room(spec.memory_bytes * itemsize // 4, chosen, spec.title, f"{instead}{where}")
+
+
 def _build(spec: ModelSpec, weights: Weights, device: str, precision: str) -> Segmenter:
-    from napari_zeroseg.devices import check_room, resolve_device, resolve_precision, wants_openvino
+    from napari_zeroseg.devices import resolve_device, resolve_precision, wants_openvino
 
     through_openvino = wants_openvino(device)
     if through_openvino and not spec.has_openvino:
         raise DeviceError(f"{spec.title} does not run through OpenVINO: choose cpu as device.")
     chosen = resolve_device(device)
     dtype = resolve_precision(spec.auto_precision if precision == "auto" else precision, chosen)
-    instead = DEFAULT_MODEL if chosen.type == "cpu" else f"{DEFAULT_MODEL} or the CPU"
-    # converting for OpenVINO goes through float32, whatever is computed in afterwards
-    itemsize = 4 if through_openvino else dtype.itemsize
-    check_room(spec.memory_bytes * itemsize // 4, chosen, spec.title, instead)
     options = {"openvino": True} if through_openvino else {}
     with _blaming_the_package(spec):
         module, _, function = spec.factory.partition(":")
@@ -282,6 +317,7 @@ def _joined(decoder: Path, sam: Path) -> Iterator[tuple[Path, str]]:
         with TemporaryDirectory(dir=folder, prefix=".joining-") as place:
             file = Path(place) / f"{decoder.stem}_with_{sam.stem}.safetensors"
             save_file(tensors, file)
+            file.chmod(sam.stat().st_mode & 0o666 | 0o600)  # a new file of safetensors is its owner's alone
             yield file, f"{decoder} and {sam}"
     except (OSError, SafetensorError) as error:
         if isinstance(error, ZerosegError):

@@ -128,8 +128,9 @@ class View:
             "auto" chooses the window by the prompt: around a box or a mask, at least twice as wide. A click does not
             tell the size of its object, so it is looked at from near (512 pixels) and, unless the network is sure of
             what it sees there, from afar (the whole plane, or 1024 pixels of a large one), and the answer that it
-            trusts more is given. Where the window cuts the object, a wider one is taken. "plane" always encodes the
-            whole plane; a number is a window's side in pixels.
+            trusts more is given. Where the window cuts the object, a wider one is taken. Models that were made for
+            whole pictures (MedSAM, LiteMedSAM) see the plane. "plane" always encodes the whole plane; a number is a
+            window's side in pixels.
         cancel : CancelToken, optional
             Looked at between two encodings.
 
@@ -158,6 +159,8 @@ class View:
 
     def ahead(self, centre: tuple[float, float] | None = None) -> list[Field]:
         """Return the windows that first clicks need, nearest to `centre` (row, column) first, to encode them ahead."""
+        if self.model.spec.whole_picture:
+            return [tiling.whole(self.shape)]
         row, column = centre if centre is not None else (self.shape[0] / 2, self.shape[1] / 2)
         large = max(self.shape) > tiling.LARGE_PLANE
         levels = [2 * tiling.SMALLEST_SIDE] if large else [max(self.shape)]
@@ -172,6 +175,8 @@ class View:
     def _looks(self, prompt: Prompt, choice: FieldChoice) -> list[Field]:
         """Windows in which to look for what `prompt` means, wider ones first."""
         extent = prompt.extent()
+        if choice == "auto" and self.model.spec.whole_picture:
+            choice = "plane"
         if choice == "plane" or extent is None:
             return [tiling.whole(self.shape)]
         extent = _clipped(extent, self.shape)

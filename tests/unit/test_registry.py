@@ -18,8 +18,11 @@ from napari_zeroseg.weights import is_there
 MODULE = """
 from dataclasses import replace
 from napari_zeroseg.registry import MOBILE_SAM
+from napari_zeroseg.weights import WeightsSource
 ours = replace(MOBILE_SAM, key="theirs", title="Theirs", factory="third_party_models:build")
 same_key = replace(MOBILE_SAM, title="An impostor")
+bad_key = replace(MOBILE_SAM, key="bad key/x")
+bad_hub = replace(ours, key="bad_hub", weights=WeightsSource("hub:onlyowner"))
 no_spec = "a string"
 
 
@@ -154,10 +157,19 @@ def test_broken_packages_do_not_take_ours_away(install, caplog):
         no_name="third_party_models:nothing",
         no_spec="third_party_models:no_spec",
         same="third_party_models:same_key",
+        bad_key="third_party_models:bad_key",
+        bad_hub="third_party_models:bad_hub",
         good="third_party_models:ours",
     )
     models = list_models()
     assert [spec.title for spec in models] == [*(spec.title for spec in BUILT_IN), "Theirs"]
-    for culprit in ("broken_models:spec", "no_such_module:spec", "third_party_models:nothing", "names no ModelSpec"):
+    for culprit in (
+        "broken_models:spec",
+        "no_such_module:spec",
+        "third_party_models:nothing",
+        "names no ModelSpec",
+        ":bad_key of",
+        ":bad_hub of",
+    ):
         assert culprit in caplog.text
     assert Path(models[0].weights.path).is_file()

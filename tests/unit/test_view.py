@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from napari_zeroseg import CancelToken, EmbeddingStore, Prompt, View
 from napari_zeroseg.errors import CancelledError, InputError
-from napari_zeroseg.registry import MOBILE_SAM
+from napari_zeroseg.registry import MOBILE_SAM, find_model
 from napari_zeroseg.segmenter import Embedding, Prediction
 from napari_zeroseg.tiling import Field, whole
 
@@ -331,3 +331,35 @@ def test_after_encoding_ahead_a_click_waits_for_nothing(plane):
     count = len(model.encoded)
     view.predict([Prompt([place])])
     assert len(model.encoded) == count
+
+
+class TestSureFromNear:
+    """A plane of 2048 pixels: near are 512 pixels, far 1024."""
+
+    def look(self, score):
+        plane = np.zeros((2048, 2048), np.uint8)
+        plane[300:340, 300:340] = 200
+        model = Regions({512: score, 1024: 0.99})
+        (found,) = View(model, plane).predict([Prompt([(320, 320)])])
+        assert found.mask.sum() == 1600
+        return model.encoded
+
+    def test_then_it_is_not_looked_at_from_afar(self):
+        assert self.look(0.95) == [(512, 512)]
+
+    def test_else_it_is(self):
+        assert self.look(0.85) == [(512, 512), (1024, 1024)]
+
+
+def test_models_for_whole_pictures_see_the_plane():
+    plane = np.zeros((2048, 1500), np.uint8)
+    plane[300:340, 300:340] = 200
+    model = Regions()
+    model.spec = find_model("medsam_vit_b")
+    view = View(model, plane)
+    assert [field.shape for field in view.ahead()] == [(2048, 1500)]
+    (found,) = view.predict([Prompt(box=(299, 299, 340, 340))])
+    assert model.encoded == [(2048, 1500)]
+    assert found.mask.sum() == 1600
+    view.predict([Prompt(box=(299, 299, 340, 340))], field=512)
+    assert model.encoded[1:] == [(512, 512)]

@@ -63,6 +63,23 @@ def test_a_variant_under_its_own_name(tuned):
     assert not model_folder("mito-sam").exists()
 
 
+def test_a_variant_that_was_cut_off(tuned):
+    add_checkpoint(tuned, name="mito-sam")
+    path = model_folder("mito-sam") / "mito.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    for call in (verify, load_model):
+        with pytest.raises(WeightsError, match=r"damaged \(1,000 of .* bytes\): remove them .*came from .*mito\.pth"):
+            call("mito-sam")
+    remove_model("mito-sam")
+    assert "mito-sam" not in {spec.key for spec in list_models()}
+
+
+def test_a_variant_of_a_variant_has_no_publisher(tuned):
+    add_checkpoint(tuned, name="first")
+    add_checkpoint(tuned, key="first", name="second")
+    assert read_card("second").hash_from == "when it was added"
+
+
 def test_a_link_takes_no_room(tuned):
     add_checkpoint(tuned, name="linked", link=True)
     assert read_card("linked").path.samefile(tuned)
@@ -138,6 +155,13 @@ class TestWhose:
             add({SAM_B: torch.zeros(768, 3, 16, 16)}, key="sam_vit_l")
         with pytest.raises(WeightsError, match=r"not PA-SAM ViT-B's: they are of sam_vit_b"):
             add({SAM_B: torch.zeros(768, 3, 16, 16)}, key="pa_sam_vit_b")
+
+    def test_nor_against_a_published_name(self, add, tmp_path):
+        called = "medsam_20230423_vit_b_0.0.1.pth"
+        with pytest.raises(WeightsError, match=r"how the weights of medsam_vit_b_2023_04 are called.*another name"):
+            add({SAM_B: torch.zeros(768, 3, 16, 16)}, called, key="medsam_vit_b", name="v1")
+        with pytest.raises(WeightsError, match="how the weights of medsam_vit_b_2023_04 are called"):
+            load_model("medsam_vit_b", weights=tmp_path / called)
 
     def test_pa_sams_decoder_is_the_same_for_all_sizes(self, add):
         for key in (None, "pa_sam_vit_b"):

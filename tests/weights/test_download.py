@@ -15,7 +15,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from napari_zeroseg.catalogue import BUILT_IN
+from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM
 from napari_zeroseg.errors import CancelledError, DownloadError, InputError, LicenceError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.registry import find_model
@@ -157,7 +157,8 @@ class TestHub:
         assert path.read_bytes() == content
         assert (path.parent / "vocab.json").read_bytes() == b'{"a": 0}'
         card = read_card("toy")
-        assert (card.hash_from, card.companions) == ("published", {"vocab.json": digest(b'{"a": 0}')})
+        # the hub may say another hash tomorrow: only one that is known here counts as published
+        assert (card.hash_from, card.companions) == ("first download", {"vocab.json": digest(b'{"a": 0}')})
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         assert seen[-1] == (len(content) + 8, len(content) + 8)
         assert weights_of(self.spec).folder == path.parent
@@ -171,6 +172,16 @@ class TestHub:
         self.publish(site, content)
         (get(self.spec).parent / "vocab.json").unlink()
         assert self.spec.state == "needs download"
+
+    @pytest.mark.parametrize("page", [b"<!DOCTYPE html>", b"", b"{not json"])
+    def test_a_companion_that_is_none(self, site, content, page):
+        self.publish(site, content)
+        site.put("/someone/toy-model/resolve/main/vocab.json", page)
+        with pytest.raises(WeightsError, match=r"vocab\.json is not what belongs to the model"):
+            get(self.spec)
+        assert self.spec.state == "needs download"
+        self.publish(site, content)
+        assert get(self.spec).read_bytes() == content
 
     def test_a_changed_companion_is_found(self, site, content):
         self.publish(site, content)
@@ -271,6 +282,31 @@ class TestFirstHash:
         spec = spec_of(WeightsSource(site.put("/toy.safetensors", content[:-9])))
         with pytest.raises(WeightsError, match=r"cut off: 300,071 of 300,080 bytes"):
             get(spec)
+
+
+class TestOthersFiles:
+    """What is not the model's own."""
+
+    def test_another_models_file_is_not_remembered_as_the_right_one(self, site, monkeypatch):
+        spec = find_model("sam_vit_b")
+        hub = next(source.hub for source in spec.sources if source.hub)
+        monkeypatch.setenv("HF_ENDPOINT", site.url)
+        other = MOBILE_SAM.weights.path.read_bytes()
+        site.put(f"/{hub.repository}/resolve/main/{hub.file}", other)
+        spec = replace(spec, weights=WeightsSource(f"hub:{hub.repository}/{hub.file}"), alternatives=())
+        with pytest.raises(WeightsError, match=r"What came is not SAM ViT-B's file but one of .*mobile_sam"):
+            get(spec)
+        assert read_card("sam_vit_b") is None
+
+    def test_nothing_is_removed_under_a_download(self, toy, content):
+        path = get(toy)
+        with one_at_a_time(path.parent, CancelToken()), pytest.raises(WriteError, match="is being downloaded or added"):
+            remove_model(toy)
+        assert path.read_bytes() == content
+        remove_model(toy)
+        assert not path.parent.exists()
+        with pytest.raises(WeightsError, match="not on this machine"):
+            remove_model(toy)
 
 
 class TestVerify:

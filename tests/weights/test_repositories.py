@@ -161,9 +161,13 @@ class TestPlaces:
             get("someone/nothing")
 
     def test_another_models_weights(self, hub):
-        download_model("sam_vit_b", weights=NAME, licence_accepted=True, patience=QUICK)
-        with pytest.raises(WeightsError, match="published ones of mobile_sam"):
-            load_model("sam_vit_b", weights=NAME)
+        with pytest.raises(WeightsError, match=r"What came is not SAM ViT-B .*'s file but one of mobile_sam"):
+            download_model("sam_vit_b", weights=NAME, licence_accepted=True, patience=QUICK)
+
+    def test_another_models_repository(self):
+        for key in ("medsam_vit_b", "sam_vit_b"):
+            with pytest.raises(InputError, match="wanglab/medsam-vit-base holds the weights of medsam_vit_b_2023_04"):
+                load_model(key, weights="wanglab/medsam-vit-base")
 
 
 def test_the_command_line(hub, tmp_path, capsys):

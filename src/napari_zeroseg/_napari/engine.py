@@ -185,7 +185,10 @@ class Engine:
             model = load_model(choice.key, device=choice.device, precision=choice.precision)
             _log.info("Loaded %s in %.1f s.", choice.key, time.perf_counter() - start)
             self._models[choice] = model
-        return _kept(self._models, choice, _MODELS)
+        self._models.move_to_end(choice)
+        while len(self._models) > _MODELS:
+            self.unload([next(iter(self._models))])
+        return self._models[choice]
 
     def make_room(self, key: str) -> None:
         """Let go of large models before another large one is loaded, unless the user wants several."""
@@ -203,6 +206,10 @@ class Engine:
         if gone:
             release_memory()
         return [choice.key for choice in gone]
+
+    def forget(self, key: str) -> None:
+        """Let go of a model whose files have changed or are gone."""
+        self.unload([choice for choice in self._models if choice.key == key])
 
     def view(self, picture: PictureRef, choice: ModelChoice) -> View:
         """Return the plane as that model sees it."""

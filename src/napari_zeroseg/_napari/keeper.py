@@ -146,7 +146,11 @@ class Keeper:
             if self.question is None:
                 self.offer_change(spec.key)
 
-        self._run(spec.key, "Downloading", work, lambda _: self._say(f"{spec.title} is ready", "good"), failed)
+        def done(_: Path) -> None:
+            self._forget(spec.key)
+            self._say(f"{spec.title} is ready", "good")
+
+        self._run(spec.key, "Downloading", work, done, failed)
 
     def verify(self, key: str) -> None:
         """Hash a model's files anew."""
@@ -166,13 +170,18 @@ class Keeper:
         self._ask(Question(text, "Delete", lambda _, __: self._remove(entry)))
 
     def _remove(self, entry: Entry) -> None:
-        title = entry.spec.title
-        self._run(
-            entry.spec.key,
-            "Removing",
-            lambda _: remove_model(entry.spec.key),
-            lambda _: self._say(f"The weights of {title} are no longer on this machine"),
-        )
+        key, title = entry.spec.key, entry.spec.title
+
+        def done(_: None) -> None:
+            self._forget(key)
+            self._say(f"The weights of {title} are no longer on this machine")
+
+        self._run(key, "Removing", lambda _: remove_model(key), done)
+
+    def _forget(self, key: str) -> None:
+        """Have what was loaded of a model's files before let go of."""
+        work = lambda _: self._channel.engine().forget(key)  # noqa: E731
+        self._channel.submit(f"forget {key}", Priority.CLICK, work, lambda _: None, self._fail)
 
     def unload(self) -> None:
         """Take all loaded models out of memory; they are loaded again when they are next asked."""
@@ -261,8 +270,12 @@ class Keeper:
         self._run(ADDING, "Trying", work, self._on_added)
 
     def _join(self, decoder: Path, sam: str) -> None:
+        # the published ones are there already: this one needs a name of its own
+        taken = any(self.zoo.is_ready(key) for key in self.zoo.entries if key.startswith("pa_sam_"))
+        name = _name_of(decoder, set(self.zoo.entries)) if taken else None
+
         def work(errand: Errand) -> str:
-            spec = join_checkpoint(decoder, beside=sam)
+            spec = join_checkpoint(decoder, name=name, beside=sam)
             found = locate(spec)
             assert found is not None
             try:
@@ -293,6 +306,7 @@ class Keeper:
         outcome.result()
 
     def _on_added(self, key: str) -> None:
+        self._forget(key)
         self._say(f"{self.title(key)} works on a test picture and is in the list", "good")
         self.added.emit(key)
 

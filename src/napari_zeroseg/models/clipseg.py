@@ -283,10 +283,11 @@ class ClipSegSegmenter:
 
     def _activations(self, embedding: Embedding) -> Tensor:
         """The decoder's inputs, on the device; brought there once if they come from the disk."""
-        if "activations" not in embedding.memo:
+        name = f"activations on {self.device}"
+        if name not in embedding.memo:
             held = torch.as_tensor(embedding.tensors["activations"])
-            embedding.memo["activations"] = held.to(self.device, self.dtype)
-        there: Tensor = embedding.memo["activations"]
+            embedding.memo[name] = held.to(self.device, self.dtype)
+        there: Tensor = embedding.memo[name]
         return there
 
 

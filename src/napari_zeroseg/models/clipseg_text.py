@@ -85,7 +85,8 @@ class Vocabulary:
             tokenizer = CLIPTokenizerFast.from_pretrained(self.folder, local_files_only=True).backend_tokenizer
         except Exception as error:  # its reader raises whatever its parts raise, in Rust and in Python
             raise WeightsError(
-                f"The vocabulary of {self._title} in {self.folder} is damaged ({error}): download the model again."
+                f"The vocabulary of {self._title} in {self.folder} is damaged ({error}): remove the model "
+                "(`zeroseg remove`), and download or add it again."
             ) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()

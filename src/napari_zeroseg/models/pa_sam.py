@@ -99,11 +99,12 @@ class PaSamSegmenter(SamSegmenter):
 
     def examine(self, embedding: Embedding, prompts: SparsePrompts) -> PaAnswer:
         """Everything that the decoder gives, with its maps of uncertainty and the cells that it sampled."""
-        if "guide" not in embedding.memo:
+        name = f"guide on {self.device}"
+        if name not in embedding.memo:
             image = torch.as_tensor(embedding.tensors["image"], device=self.device).float()
             guiding = torch.as_tensor(embedding.tensors["guiding"], device=self.device).float()
-            embedding.memo["guide"] = image, self._decoder.guide(guiding)
-        image, guide = embedding.memo["guide"]
+            embedding.memo[name] = image, self._decoder.guide(guiding)
+        image, guide = embedding.memo[name]
         answer: PaAnswer = self._decoder(
             image, guide, self._image_pe, prompts.tokens, prompts.valid, self._prompts.dense(prompts), self._signs
         )

@@ -209,7 +209,7 @@ class SamSegmenter:
         pixels = self.pipeline.pixels(picture)
         tensors = self._encode_where_it_fits(pixels)
         shape = (picture.shape[0], picture.shape[1])
-        large = max(shape) > LARGE_PLANE
+        large = max(shape) > LARGE_PLANE and not self.spec.whole_picture
         return Embedding(tensors, shape, self.model_key, whole(shape), picture if large else None)
 
     def predict(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool = False) -> list[Prediction]:
@@ -237,7 +237,7 @@ class SamSegmenter:
         self._check(embedding, prompts)
         if embedding.picture is not None:
             view = embedding.memo.get("view")
-            if view is None:  # kept, so that a window is encoded once
+            if view is None or view.model is not self:  # kept, so that a window is encoded once
                 view = embedding.memo["view"] = View(self, embedding.picture, whole_embedding=embedding)
             found: list[Prediction] = view.predict(prompts, multimask)
             return found
@@ -296,8 +296,13 @@ class SamSegmenter:
                 raise memory_error(self.device, "encoding a picture") from error
             _log.warning("%s ran out of memory; this picture is encoded on the CPU, which takes longer.", self.device)
         release(self.device)
-        with torch.no_grad():
-            return self._encode_on_cpu(pixels)
+        try:
+            with torch.no_grad():
+                return self._encode_on_cpu(pixels)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise memory_error(self.device, "encoding a picture, on the CPU as well") from error
 
     def _encode_on_cpu(self, pixels: Tensor) -> dict[str, Tensor]:
         self._network.image_encoder.to("cpu")
@@ -351,10 +356,12 @@ class SamSegmenter:
 
     def _sides(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         """The (1, 256, 64, 64) embedding, and as the decoder wants it."""
-        if "side" not in embedding.memo:
-            image = torch.as_tensor(embedding.tensors["image"])
-            embedding.memo["side"] = image, self._decoding.image_side(image)
-        sides: tuple[Tensor, Tensor] = embedding.memo["side"]
+        # the same model on another device may look at the same embedding
+        name = f"side on {self.device}"
+        if name not in embedding.memo:
+            image = torch.as_tensor(embedding.tensors["image"]).to(self.device)
+            embedding.memo[name] = image, self._decoding.image_side(image)
+        sides: tuple[Tensor, Tensor] = embedding.memo[name]
         return sides
 
 

@@ -125,6 +125,7 @@ def _decided(file: Path, weights: Weights, specs: Specs, key: str | None) -> Mod
             raise WeightsError(
                 f"{file.name} is not {specs[key].title}'s: it holds {first} and other entries unknown here."
             )
+        check_family(specs[key], weights, file.name)
         return specs[key]
     candidates = whose(file, weights, specs)
     if len(candidates) == 1:
@@ -172,7 +173,8 @@ def _published_of_its_form(base: ModelSpec, weights: Weights) -> set[str]:
 
 def _card(base: ModelSpec, key: str, file: Path, weights: Weights, origin: str) -> Card:
     state = file.stat()
-    published = {source.sha256 for source in base.sources}
+    # a model that the user added has no publisher
+    published = set() if base.base else {source.sha256 for source in base.sources}
     return Card(
         key=key,
         base=base.base or base.key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -26,7 +27,8 @@ from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, model_folder, read_card
 from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
 from napari_zeroseg.weights.folder import bring, locate, size_in_words
-from napari_zeroseg.weights.reading import check_whole
+from napari_zeroseg.weights.layouts import detect_layout, known_models
+from napari_zeroseg.weights.reading import check_whole, shapes_of
 from napari_zeroseg.weights.repositories import arguments_of
 from napari_zeroseg.weights.sources import WeightsSource, host_of
 
@@ -187,19 +189,23 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
     for name in source.companions:
         wanted = Wanted(source.url(settings, name), headers=_identity(source), from_hub=source.hub is not None)
         fetched = _fetch(wanted, _part(folder, name), watch.after(before))
+        _check_companion(_part(folder, name), name)
         _settle(_part(folder, name), folder / name)
         companions[name] = fetched.sha256
         before += fetched.size
     wanted = Wanted(url, source.sha256, source.size, _identity(source), source.hub is not None)
     part = _part(folder, source.name)
     fetched = _fetch(wanted, part, watch.after(before))
-    hash_from = PUBLISHED if fetched.is_published else PINNED
+    # what a hub says of its file today is compared with what came, but is no promise about tomorrow
+    hash_from = PUBLISHED if source.sha256 else PINNED
     card = _card(spec, source, url, fetched, companions, hash_from, part)
     try:
         check_whole(part, source.name)
+        if hash_from == PINNED:
+            _check_whose(spec, part, source.name)
         _compare_with_first(spec, card, watch.accepted)
     except WeightsError:
-        part.unlink()
+        part.unlink(missing_ok=True)
         note_of(part).unlink(missing_ok=True)
         raise
     # The card goes first: were this process killed in between, the hash would still be remembered.
@@ -211,8 +217,41 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
 
 def _settle(part: Path, target: Path) -> None:
     """Give a whole file its name."""
-    part.replace(target)
+    try:
+        part.replace(target)
+    except OSError as error:
+        raise WriteError(f"{target} could not be put in its place ({error.strerror}): download it again.") from error
     note_of(part).unlink(missing_ok=True)
+
+
+def _check_companion(part: Path, name: str) -> None:
+    """Raise if a configuration or vocabulary is none: what comes instead of it is mostly a web page."""
+    try:
+        text = part.read_text(encoding="utf-8")
+        if name.endswith(".json"):
+            json.loads(text)
+        if text.lstrip()[:1] in ("", "<"):
+            raise ValueError("it is a web page, or empty")
+    except ValueError as error:
+        part.unlink()
+        note_of(part).unlink(missing_ok=True)
+        raise WeightsError(
+            f"{name} is not what belongs to the model ({error}): the address may want a login. Download it again, or "
+            "get the folder with a browser and add it."
+        ) from error
+
+
+def _check_whose(spec: ModelSpec, part: Path, name: str) -> None:
+    """Refuse another model's file before it is remembered as the right one; only where no hash tells."""
+    shapes = shapes_of(part, name)
+    layout = detect_layout(shapes) if shapes else None
+    wanted = spec.base or spec.key
+    if layout is not None and wanted in known_models() and wanted not in layout.candidates:
+        belong = " or ".join(sorted(layout.candidates)) or "none of the models here"
+        raise WeightsError(
+            f"What came is not {spec.title}'s file but one of {layout} ({belong}), so it was not kept: tell who runs "
+            "the mirror, or get the file elsewhere and add it."
+        )
 
 
 def _fetch(wanted: Wanted, part: Path, watch: _Watch) -> Fetched:

@@ -6,13 +6,16 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from napari_zeroseg.errors import WeightsError, WriteError
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import CARD, LOCK, PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.cards import CARD, LOCK, OWN, PINNED, PUBLISHED, Card, model_folder, read_card
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import (
     SUFFIXES,
@@ -145,6 +148,13 @@ def _in_hub_cache(spec: ModelSpec) -> Found | None:
 
 def missing(spec: ModelSpec) -> WeightsError:
     """Return the error for a model whose weights are not on this machine."""
+    card = read_card(spec.key)
+    if card is not None and card.hash_from == OWN and not card.is_complete:
+        there = f"{card.path.stat().st_size:,} of {card.size:,} bytes" if card.path.is_file() else "no file"
+        return WeightsError(
+            f"The weights of {spec.title} at {card.path} are damaged ({there}): remove them (`zeroseg remove "
+            f"{spec.key}`) and add them again, they came from {card.source}."
+        )
     if spec.sources[0].is_embedded:
         path = spec.sources[0].path
         return WeightsError(f"The weights of {spec.title} are not at {path}: reinstall napari-zeroseg.")
@@ -202,7 +212,7 @@ def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = N
         return weights_of(of_repository(spec, given))
     if given is not None:
         weights = read_weights(given, spec.sources[0], spec.title)
-        check_family(spec, weights)
+        check_family(spec, weights, "" if isinstance(given, Mapping) else Path(given).name)
         return weights
     found = locate(spec)
     if found is None:
@@ -224,15 +234,15 @@ def _trusted(card: Card | None) -> str:
     return card.sha256 if card is not None and card.path.stat().st_mtime_ns == card.changed else ""
 
 
-def check_family(spec: ModelSpec, weights: Weights) -> None:
-    """Refuse weights that are known to be another model's.
+def check_family(spec: ModelSpec, weights: Weights, name: str = "") -> None:
+    """Refuse weights that are known to be another model's: by their hash, their parameters or their file's `name`.
 
     Raises
     ------
     WeightsError
         With the name of the model that they belong to.
     """
-    from napari_zeroseg.catalogue import model_of_hash
+    from napari_zeroseg.catalogue import model_of_hash, models_of_name
 
     wanted = spec.base or spec.key
     if wanted not in known_models():
@@ -244,6 +254,12 @@ def check_family(spec: ModelSpec, weights: Weights) -> None:
     if layout is not None and wanted not in layout.candidates:
         belong = " or ".join(sorted(layout.candidates)) or "none of the models here"
         raise WeightsError(f"These weights are not {spec.title}'s: they are of {layout}. Choose {belong}.")
+    named = models_of_name(name) & (layout.candidates if layout is not None else frozenset())
+    if named and wanted not in named and not theirs:
+        raise WeightsError(
+            f"{name} is how the weights of {' or '.join(sorted(named))} are called, which have the parameters of "
+            f"{spec.title} but want other pictures: choose that model, or give the file another name."
+        )
 
 
 def verify(spec: ModelSpec) -> VerifyReport:
@@ -288,16 +304,27 @@ def remove_model(spec: ModelSpec) -> None:
     card = read_card(spec.key)
     keeps_hash = card is not None and card.hash_from == PINNED
     folder = model_folder(spec.key)
-    ours = [path for path in folder.glob("*") if path.name != CARD or not keeps_hash]
-    if not [path for path in ours if path.name != LOCK]:
+    ours = [path for path in folder.glob("*") if path.name != LOCK and (path.name != CARD or not keeps_hash)]
+    if not [path for path in ours if path.stat().st_size]:
         raise _nothing_to_remove(spec)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise WriteError(f"{spec.title} is being downloaded or added: stop that first, or wait for it.") from None
+    except (OSError, NotImplementedError) as error:
+        raise WriteError(f"{folder} cannot be locked ({error}): permit it.") from error
     try:
         for path in ours:
-            path.unlink()
-        if not keeps_hash:
-            folder.rmdir()
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"{folder} could not be emptied ({error.strerror}): close what uses it.") from error
+    finally:
+        lock.release()
+    if not keeps_hash:
+        with suppress(OSError):  # another process may be downloading it again already
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _nothing_to_remove(spec: ModelSpec) -> WeightsError:

@@ -169,6 +169,15 @@ def check_whole(path: Path, name: str = "") -> None:
         _check_zip(path, name)
 
 
+def shapes_of(path: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a safetensors file, without torch; of other files nothing."""
+    if not name.endswith(".safetensors"):
+        return {}
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+
+
 def _check_safetensors(path: Path, name: str) -> None:
     size = path.stat().st_size
     try:

@@ -45,10 +45,11 @@ def of_repository(spec: ModelSpec, repository: str) -> ModelSpec:
     Raises
     ------
     InputError
-        If it is not written so.
+        If it is not written so, or is another model's.
     """
     if _REPOSITORY.fullmatch(repository) is None:
         raise InputError(f"{repository!r} is no repository on a hub: write it as OWNER/NAME, such as {_EXAMPLE}.")
+    _check_whose(spec, repository)
     companions = next((source.companions for source in spec.sources if source.companions), ())
     places = [WeightsSource(f"{HUB}{repository}/{name}", companions=companions) for name in FOLDER_FILES]
     name = repository.partition("@")[0]
@@ -66,6 +67,18 @@ def of_repository(spec: ModelSpec, repository: str) -> ModelSpec:
         base=spec.base or spec.key,
         about_bytes=0,
     )
+
+
+def _check_whose(spec: ModelSpec, repository: str) -> None:
+    """Refuse the repository of another model that has the same parameters, such as MedSAM's for SAM ViT-B."""
+    from napari_zeroseg.catalogue import BUILT_IN
+
+    name = repository.partition("@")[0]
+    theirs = {one.key for one in BUILT_IN for source in one.sources if source.hub and source.hub.repository == name}
+    if theirs and (spec.base or spec.key) not in theirs:
+        raise InputError(
+            f"{repository} holds the weights of {' or '.join(sorted(theirs))}, not {spec.title}'s: choose that model."
+        )
 
 
 def _key(repository: str) -> str:

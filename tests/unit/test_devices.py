@@ -1,0 +1,58 @@
+"""Memory that runs out, in all the words that there are for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_zeroseg import load_model
+from napari_zeroseg.devices import is_out_of_memory
+from napari_zeroseg.errors import DeviceMemoryError, InputTypeError
+
+
+def test_the_processors_own_words():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "MPS backend out of memory (MPS allocated: 8 GB)",
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+        "std::bad_alloc",
+    ],
+)
+def test_others_words(words):
+    assert is_out_of_memory(RuntimeError(words))
+
+
+def test_what_is_something_else():
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_room_is_looked_at_before_weights_are_read(monkeypatch):
+    from napari_zeroseg import devices
+
+    monkeypatch.setattr(devices, "free_memory", lambda _: 10**8)
+    # its weights are not on this machine, but that is not what is said first
+    with pytest.raises(DeviceMemoryError, match=r"SAM ViT-H needs about .* GB on cpu, 0.1 GB are free: use mobile_sam"):
+        load_model("sam_vit_h", device="cpu")
+
+
+def test_the_largest_of_the_family_that_fits_is_named(monkeypatch):
+    from napari_zeroseg import devices
+
+    monkeypatch.setattr(devices, "free_memory", lambda _: 2 * 10**9)
+    with pytest.raises(DeviceMemoryError, match=r"use sam_vit_b, or close other programs"):
+        load_model("sam_vit_h", device="cpu", precision="float32")
+
+
+def test_a_key_is_a_text():
+    with pytest.raises(InputTypeError, match="named by its key, such as 'mobile_sam'; got list"):
+        load_model(["mobile_sam"])
