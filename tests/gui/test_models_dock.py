@@ -172,14 +172,14 @@ class TestDownload:
         assert dock.tree.state_of(KEY).endswith("% there")
         dock.stop.click()
         rest(dock, qtbot)
-        assert "goes on from there" in dock.status.text().replace("\u200b", "")
+        until(qtbot, lambda: "goes on from there" in dock.status.text().replace("\u200b", ""))
         assert dock.tree.state_of(KEY) == "needs download"
         server["pace"] = 0
         dock.download.click()
         dock.question.yes.click()
         until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
         rest(dock, qtbot)
-        assert "is ready" in dock.status.text()
+        until(qtbot, lambda: "is ready" in dock.status.text())
         assert server["asked"] >= 2
 
     def test_verify_then_remove(self, dock, server, qtbot, said):

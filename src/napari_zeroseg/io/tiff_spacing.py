@@ -67,8 +67,7 @@ def _from_imagej(metadata: dict[str, Any], page: Any) -> dict[str, float | None]
         return found
     found["Z"] = micrometres(metadata.get("spacing"), unit)
     for axis, tag in (("Y", "YResolution"), ("X", "XResolution")):
-        per_unit = _resolution(page, tag)
-        found[axis] = None if per_unit is None else micrometres(1 / per_unit, metadata.get(f"{axis.lower()}unit", unit))
+        found[axis] = micrometres(_step(page, tag), metadata.get(f"{axis.lower()}unit", unit))
     return found
 
 
@@ -77,17 +76,19 @@ def _from_tags(page: Any) -> dict[str, float | None]:
     unit = {2: "inch", 3: "cm"}.get(2 if tag is None else int(tag.value))
     found: dict[str, float | None] = {}
     for axis, name in (("Y", "YResolution"), ("X", "XResolution")):
-        per_unit = _resolution(page, name)
-        found[axis] = None if per_unit is None else micrometres(1 / per_unit, unit)
+        found[axis] = micrometres(_step(page, name), unit)
     steps = list(found.values())
     return found if all(step is not None and step < _COARSEST_TRUSTED for step in steps) else {}
 
 
-def _resolution(page: Any, name: str) -> float | None:
-    """Pixels per unit, from a tag that holds (numerator, denominator)."""
+def _step(page: Any, name: str) -> float | None:
+    """Units per pixel, from a tag that holds (numerator, denominator) of pixels per unit.
+
+    Two whole numbers of 32 bits may stand for a rounder one, which seven digits tell.
+    """
     tag = page.tags.get(name)
     try:
         numerator, denominator = tag.value
-        return positive(numerator / denominator)
+        return positive(f"{denominator / numerator:.7g}")
     except (AttributeError, TypeError, ValueError, ZeroDivisionError):
         return None
