@@ -113,6 +113,32 @@ def test_what_looks_like_a_rejected_one_sinks(queue):
         assert one.certainty <= before.get(id(one.patch[2]), 1.0) + 1e-6
 
 
+def test_accepting_all_is_one_answer(queue):
+    ranked = queue[:]
+    least = ranked[2].certainty
+    chosen = [one for one in ranked if one.certainty >= least]
+    assert queue.accept_all(least) == chosen == queue.accepted
+    assert not {id(one.patch) for one in chosen} & {id(one.patch) for one in queue}
+    assert queue.take_back() == chosen
+    assert queue.accepted == []
+    assert [one.certainty for one in queue] == [one.certainty for one in ranked]
+    assert queue.accept_all(1.1) == []
+    with pytest.raises(InputError, match="no answer"):
+        queue.take_back()
+
+
+def test_answers_are_taken_back_in_turn(queue):
+    states = []
+    for answer in (queue.accept, queue.reject, queue.accept):
+        states.append([(id(one.patch), one.certainty) for one in queue])
+        answer(0)
+    for state in reversed(states):
+        (proposal,) = queue.take_back()
+        assert [(id(one.patch), one.certainty) for one in queue] == state
+        assert id(proposal.patch) == state[0][0]
+    assert queue.accepted == queue.rejected == []
+
+
 def test_negatives_are_as_good_as_rejecting(queue, model, scene):
     worst = next(one for one in reversed(queue[:]) if one.plane == 1)
     mask = full(worst, scene.truth[0].shape)

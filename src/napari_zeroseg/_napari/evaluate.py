@@ -29,7 +29,7 @@ from napari_zeroseg._napari.evaluate_rows import KINDS, RowTable, rows_of_kind
 from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.layers import camera_of, data_shape, world_matrix
 from napari_zeroseg._napari.layout import button, column, form, row
-from napari_zeroseg._napari.preview import NAME as PREVIEW
+from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.widgets import Choice, Folded, LayerCombo, Segments, StatusLine, keep_keys_free
 from napari_zeroseg.errors import CancelledError, InputError, ZerosegError
 from napari_zeroseg.evaluation.evaluate import evaluate
@@ -158,7 +158,7 @@ class EvaluateDock(Dock):
 
     def _layers(self) -> Iterator[Layer]:
         there = (layer for layer in reversed(self.viewer.layers) if isinstance(layer, Labels))
-        return (layer for layer in there if layer.name != PREVIEW)
+        return (layer for layer in there if not is_preview(layer))
 
     def _on_layers(self, _: Any = None) -> None:
         self.bridge.later("layers", 0, self._choose_layers)

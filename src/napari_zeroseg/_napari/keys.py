@@ -45,6 +45,13 @@ STACK_KEYS = (
     Key(KeyBinding.from_int(KeyMod.Shift | KeyCode.KeyG), "Shift-G", "the plane to look at before", "flag_before"),
 )
 
+FIND_KEYS = (
+    Key(KeyBinding.from_int(KeyCode.KeyA), "A", "accept the proposal (Points, Shapes: select all)", "accept"),
+    Key(KeyBinding.from_int(KeyCode.KeyR), "R", "reject the proposal (Shapes: draw a rectangle)", "reject"),
+    Key(UNDO, "Ctrl-Z", "take back the last answer (Labels: napari's own undo, which does the same)", "take_back"),
+)
+"""Hold while there are proposals."""
+
 
 def bind_all(viewer: ViewerModel, session: object, keys: Sequence[Key]) -> Callable[[], None]:
     """Bind keys at the viewer where nobody has bound them before; return what gives them back."""

@@ -80,6 +80,7 @@ def style_of(theme_name: str) -> str:
         QToolButton {{ border: none; background: transparent; text-align: left; }}
         QTreeWidget {{ border: 1px solid {theme.primary}; border-radius: 4px; padding: 2px; }}
         QListWidget {{ border: 1px solid {theme.primary}; border-radius: 4px; padding: 2px; }}
+        QListView#zeroseg_proposals::item {{ padding: 3px 4px; }}
         QProgressBar {{ border: 1px solid {theme.primary}; border-radius: 4px; text-align: center; height: 18px; }}
         QProgressBar::chunk {{ background: {theme.current}; border-radius: 3px; }}
         """

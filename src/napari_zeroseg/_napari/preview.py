@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
-NAME = "ZeroSeg preview"
+NAME, PROPOSALS = "ZeroSeg preview", "ZeroSeg proposals"
 
 # The first is what one object gets; none of them is a grey of the picture or one of the two signs.
 COLOURS = ["#00000000", "#ffd21f", "#38bdf8", "#f472b6", "#a78bfa", "#fb923c", "#2dd4bf", "#facc15", "#60a5fa"]
@@ -28,11 +28,17 @@ def colour_of(number: int) -> str:
     return COLOURS[1 + (number - 1) % (len(COLOURS) - 1)]
 
 
+def is_preview(layer: Layer) -> bool:
+    """Whether a layer only shows what may become an object."""
+    return layer.name in (NAME, PROPOSALS)
+
+
 class Preview:
     """Shows masks on one plane of an image; costs as much as the masks are large, not the plane."""
 
-    def __init__(self, viewer: ViewerModel) -> None:
+    def __init__(self, viewer: ViewerModel, name: str = NAME) -> None:
         self._viewer = viewer
+        self._name = name
         self.layer: Labels | None = None
 
     def prepare(self, image: Image, below: Layer | None = None) -> None:
@@ -43,7 +49,7 @@ class Preview:
             return
         self.layer = Labels(
             np.zeros((1,) * image.ndim, np.uint8),
-            name=NAME,
+            name=self._name,
             colormap=CyclicLabelColormap(colors=COLOURS),
             opacity=0.55,
             visible=False,

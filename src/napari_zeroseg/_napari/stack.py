@@ -21,11 +21,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_zeroseg._napari.curve import Curve, CurveData
+from napari_zeroseg._napari.find_part import FindPart, ProposalsPart
 from napari_zeroseg._napari.frame import Dock
-from napari_zeroseg._napari.keys import STACK_KEYS, bind_all
+from napari_zeroseg._napari.keys import FIND_KEYS, STACK_KEYS, bind_all
 from napari_zeroseg._napari.layers import data_shape
 from napari_zeroseg._napari.layout import button, column, form, row
-from napari_zeroseg._napari.preview import NAME as PREVIEW
+from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.segment import SegmentDock
 from napari_zeroseg._napari.stack_run import flagged
 from napari_zeroseg._napari.stack_session import StackSession
@@ -95,15 +96,17 @@ class StackDock(Dock):
     # Layout
 
     def _build(self) -> None:
+        self.finding, self.proposals = FindPart(self.session), ProposalsPart(self.session.finder)
         parts = (
             self._build_source(),
             self._build_actions(),
             self._build_run(),
+            self.proposals,
             self._build_found(),
             Folded("More", self._build_more()),
-            Folded("Keys", KeyTable(STACK_KEYS)),
+            Folded("Keys", KeyTable((*STACK_KEYS, *FIND_KEYS))),
         )
-        self._lay_out(parts, 290)
+        self._lay_out(parts, 314)  # with room for the scroll bar
 
     def _build_source(self) -> QWidget:
         self.image = LayerCombo(partial(self._layers, Image), "no image")
@@ -140,6 +143,7 @@ class StackDock(Dock):
             row(self.propagate, self.again),
             row(self.everything, self.on_range),
             self.text,
+            self.finding,
             row(self.link, self.encode),
         )
 
@@ -256,7 +260,7 @@ class StackDock(Dock):
 
     def _layers(self, kind: type[Layer]) -> Iterator[Layer]:
         there = (layer for layer in reversed(self.viewer.layers) if isinstance(layer, kind))
-        return (layer for layer in there if layer.name != PREVIEW)
+        return (layer for layer in there if not is_preview(layer))
 
     def _take_from_segment_dock(self) -> None:
         """Begin with the model and the layers that the Segment dock of this viewer uses, if it is open."""
@@ -295,6 +299,8 @@ class StackDock(Dock):
         self.model.show_models(session.zoo.entries.values(), session.choices.model.key)
         self._refresh_choices()
         self._refresh_run()
+        self.finding.refresh()
+        self.proposals.refresh()
         self._refresh_curve()
 
     def _refresh_choices(self) -> None:
@@ -390,7 +396,7 @@ def _heading(text: str) -> QLabel:
     return made
 
 
-def _short(name: str, most: int = 18) -> str:
+def _short(name: str, most: int = 12) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 

@@ -31,6 +31,10 @@ class Choices:
     """0 is no limit."""
     line: str = ""
     probability: float = 0.5
+    find_on_range: bool = False
+    """Whether the rest is looked for on all planes of the range instead of the screen's."""
+    like: str = ""
+    """The taught word that is looked for in place of what is labelled."""
     gap: int = 0
     min_planes: int = 1
 

@@ -50,11 +50,18 @@ class Runner:
         self._edit: OneEdit | None = None
         self._needs: tuple[Layer, ...] = ()
         self._edited: set[int] = set()
+        self._then: Callable[[], None] = _nothing
+        self._cut_short: Callable[[], None] = _nothing
 
     @property
     def is_busy(self) -> bool:
         """Whether something is under way."""
-        return self.task is not None or self._edit is not None
+        return self.task is not None or self.is_editing
+
+    @property
+    def is_editing(self) -> bool:
+        """Whether changes of labels are being written."""
+        return self._edit is not None
 
     def check_free(self) -> None:
         """Raise if something is under way.
@@ -75,6 +82,8 @@ class Runner:
         unit: str = "planes",
         *,
         gives_way: bool = False,
+        then: Callable[[], None] | None = None,
+        cut_short: Callable[[], None] | None = None,
     ) -> None:
         """Begin.
 
@@ -91,6 +100,10 @@ class Runner:
             What progress counts.
         gives_way : bool
             Whether it stands still while the user works.
+        then : callable, optional
+            Called once all is done, changes of labels included; not if it failed.
+        cut_short : callable, optional
+            Called in its place where it was cancelled.
 
         Raises
         ------
@@ -100,6 +113,7 @@ class Runner:
         self.check_free()
         task = self.task = Task(name, work, self._channel, unit, gives_way=gives_way)
         self._needs, self._edited = needs, set()
+        self._then, self._cut_short = then or _nothing, cut_short or _nothing
         task.told.connect(partial(self._on_told, results))
         task.ended.connect(partial(self._on_ended, results))
         task.failed.connect(self._on_failed)
@@ -133,6 +147,7 @@ class Runner:
             ask = self._ask
             # Behind the step that still ends in that thread.
             self._channel.submit("survey", Priority.AHEAD, lambda _: ask(), self._on_survey, self.report)
+        self._cut_short()
 
     def close(self) -> None:
         """Stop, and leave nothing half written."""
@@ -188,6 +203,8 @@ class Runner:
 
     def _on_ended(self, results: Results | None) -> None:
         self._stop()
+        if not self.is_editing:
+            self._then()
         if results is None:
             return
         if results.kind == "everything":
@@ -229,6 +246,8 @@ class Runner:
         edit.commit()
         self._edit = None
         self.note(f"{words} Ctrl-Z in '{edit.layer.name}' takes it back.", "good")
+        if self.task is None:
+            self._then()
 
     # Talking to the user
 
@@ -249,6 +268,10 @@ class Runner:
     def _show_progress(self) -> None:
         if self.task is not None:
             self.say(self.task.words, "busy")
+
+
+def _nothing() -> None:
+    """Comes after work after which nothing is to be done."""
 
 
 def flagged(flags: Iterable[Flag]) -> dict[int, tuple[str, float]]:

@@ -14,6 +14,8 @@ from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Bridge, Channel
 from napari_zeroseg._napari.engine import Engine, shared_engine
+from napari_zeroseg._napari.find_queue import Subject
+from napari_zeroseg._napari.find_session import Finder
 from napari_zeroseg._napari.layers import camera_of, shown_plane
 from napari_zeroseg._napari.stack_choices import Choices
 from napari_zeroseg._napari.stack_edits import link, take_over
@@ -80,11 +82,14 @@ class StackSession:
         self._found: dict[object, Results] = {}
         self.runner = Runner(self._channel, self._plane_of)
         self.runner.changed.connect(self.changed.emit)
+        self.finder = Finder(viewer, self._channel, self.runner, self._subject)
+        self.finder.changed.connect(self.changed.emit)
         self.zoo.changed.connect(self._on_zoo)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.dims.events.point.connect(self._on_dims)
         camera_of(viewer).events.center.connect(self._on_user)
         self.zoo.refresh()
+        self.finder.look_for_words()
 
     def close(self) -> None:
         """Let go of the viewer; what still runs reports to nobody, and what it has drawn stays."""
@@ -92,6 +97,7 @@ class StackSession:
             return
         self.runner.close()
         self._channel.close()
+        self.finder.close()
         self.zoo.changed.disconnect(self._on_zoo)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.viewer.dims.events.point.disconnect(self._on_dims)
@@ -351,6 +357,11 @@ class StackSession:
         place = self._place()
         return self.labels, place, labels_place(self.labels, self._image(), place)
 
+    def _subject(self, on_range: bool) -> Subject:
+        image, (labels, place, own) = self._image(), self._own_labels()
+        planes = self.choices.planes(place) if on_range else range(place.current, place.current + 1)
+        return Subject(image, labels, own, self._stack(place, planes))
+
     def _stack(self, place: StackPlace, planes: range) -> Stack:
         image = self._image()
         picture = picture_of(image, shown_plane(image, self.viewer.dims))
@@ -376,6 +387,7 @@ class StackSession:
         if layer is self.labels:
             self.labels = None
         self.runner.on_removed(layer)
+        self.finder.on_removed(layer)
         self.changed.emit()
 
     def _try(self, call: Callable[[], None]) -> None:
@@ -383,6 +395,3 @@ class StackSession:
             call()
         except ZerosegError as error:
             self.runner.report(error)
-
-    def _report(self, error: Exception) -> None:
-        self.runner.say(self._channel.report(error), "warning")

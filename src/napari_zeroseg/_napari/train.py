@@ -17,7 +17,7 @@ from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.layers import data_shape
 from napari_zeroseg._napari.layout import button, column, form, row
 from napari_zeroseg._napari.plots import Line, LinePlot, in_two_rows
-from napari_zeroseg._napari.preview import NAME as PREVIEW
+from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.train_session import PairChoice, TrainingSession
 from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, number
 from napari_zeroseg._napari.widgets import Choice, Folded, ModelCombo, StatusLine, keep_keys_free
@@ -193,7 +193,7 @@ class TrainDock(Dock):
 
     def _layers(self, kind: type[Layer]) -> Iterator[Layer]:
         there = (layer for layer in reversed(self.viewer.layers) if isinstance(layer, kind))
-        return (layer for layer in there if layer.name != PREVIEW)
+        return (layer for layer in there if not is_preview(layer))
 
     def _on_layers(self, _: Any = None) -> None:
         self.bridge.later("layers", 0, self._choose_layers)

@@ -115,15 +115,40 @@ def search_planes(
     tick = _counter(sum(len(features.fields) for features in searched), progress)
     found: list[Candidate] = []
     for plane, features in enumerate(searched):
-        scores = similarity(features, shown.prototypes, cancel, tick)
-        prompts = [
-            prompt
-            for one, score in zip(shown.prototypes, scores, strict=True)
-            for prompt in prompts_for(score, features.step, features.view.shape, one, options)
-        ]
-        drawn = candidates(features, plane, prompts, options, cancel)
-        found += [one for one in drawn if not taken[plane].holds(one.patch, options.overlap)]
+        found += search_plane(features, plane, shown, taken[plane], options, tick=tick, cancel=cancel)
     return Queue(found, shown.examples, shown.rejected, shown.around, [view.shape for view in views], options)
+
+
+def search_plane(
+    features: PlaneFeatures,
+    plane: int,
+    shown: Shown,
+    taken: Taken,
+    options: SimilarOptions,
+    *,
+    tick: Callable[[], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> list[Candidate]:
+    """Draw what of one plane may look like what was shown, where nothing is labelled.
+
+    Parameters
+    ----------
+    features : PlaneFeatures
+    plane : int
+        Its number, for the candidates.
+    shown, taken, options, cancel
+        As for :func:`search_planes`.
+    tick : callable, optional
+        Called once a window has been compared.
+    """
+    scores = similarity(features, shown.prototypes, cancel, tick)
+    prompts = [
+        prompt
+        for one, score in zip(shown.prototypes, scores, strict=True)
+        for prompt in prompts_for(score, features.step, features.view.shape, one, options)
+    ]
+    drawn = candidates(features, plane, prompts, options, cancel)
+    return [one for one in drawn if not taken.holds(one.patch, options.overlap)]
 
 
 def _counter(total: int, progress: Progress | None) -> Callable[[], None]:

@@ -94,6 +94,9 @@ class Queue(Sequence[Proposal]):
         self._shapes = list(shapes)
         self._scores = np.array([[one.predicted_iou, one.stability] for one in candidates], np.float32).reshape(-1, 2)
         self._gone = np.zeros(len(self._candidates), bool)
+        self._answers: list[tuple[list[Proposal], bool, NDArray[np.bool_]]] = []
+        spans = [[span.start, span.stop] for one in self._candidates for span in one.patch[:2]]
+        self._boxes = np.array(spans, np.int64).reshape(-1, 2, 2)
         self._on_plane: dict[int, list[int]] = {}
         for number, one in enumerate(self._candidates):
             self._on_plane.setdefault(one.plane, []).append(number)
@@ -137,13 +140,24 @@ class Queue(Sequence[Proposal]):
         InputError
             If there is no proposal `index`.
         """
-        number, proposal = self._taken(index)
-        self._examples[proposal.label].append(self._candidates[number].descriptor)
-        self.accepted.append(proposal)
-        for other in [number, *self._overlaps(number)]:
-            self._gone[other] = True
+        taken = self._taken(index)
+        self._accept([taken])
+        return taken[1]
+
+    def accept_all(self, least: float) -> list[Proposal]:
+        """Take all proposals that are at least so certain as objects, as one answer; return them."""
+        chosen = [pair for pair in zip(self._of_candidate, self._ranked, strict=True) if pair[1].certainty >= least]
+        if chosen:
+            self._accept(chosen)
+        return [proposal for _, proposal in chosen]
+
+    def _accept(self, chosen: Sequence[tuple[int, Proposal]]) -> None:
+        self._answers.append(([proposal for _, proposal in chosen], True, self._gone.copy()))
+        for number, proposal in chosen:
+            self._examples[proposal.label].append(self._candidates[number].descriptor)
+            self.accepted.append(proposal)
+            self._gone[[number, *self._overlaps(number)]] = True
         self._rank()
-        return proposal
 
     def reject(self, index: int) -> Proposal:
         """Take a proposal as none of its class: what looks more like it than like the examples sinks.
@@ -155,6 +169,7 @@ class Queue(Sequence[Proposal]):
         """
         number, proposal = self._taken(index)
         one = self._candidates[number]
+        self._answers.append(([proposal], False, self._gone.copy()))
         self._rejected[proposal.label].append(one.descriptor)
         self.rejected.append(proposal)
         for other in [number, *self._overlaps(number)]:
@@ -162,6 +177,24 @@ class Queue(Sequence[Proposal]):
                 self._gone[other] = True
         self._rank()
         return proposal
+
+    def take_back(self) -> list[Proposal]:
+        """Forget the last answer: what it was about is proposed again, and nothing is learnt of it; return that.
+
+        Raises
+        ------
+        InputError
+            If there is no answer.
+        """
+        if not self._answers:
+            raise InputError("There is no answer to take back: nothing was accepted or rejected.")
+        proposals, was_accepted, self._gone = self._answers.pop()
+        taught, kept = (self._examples, self.accepted) if was_accepted else (self._rejected, self.rejected)
+        for proposal in reversed(proposals):
+            taught[proposal.label].pop()
+            kept.pop()
+        self._rank()
+        return proposals
 
     def to_labels(self, plane: int = 0, first: int = 1) -> NDArray[np.int32]:
         """Draw all that was accepted and is proposed on a plane, (H, W) int32, with numbers from `first` on."""
@@ -209,9 +242,10 @@ class Queue(Sequence[Proposal]):
         """Candidates that are the same object as this one."""
         if number not in self._overlapping:
             one = self._candidates[number]
+            members = np.array(self._on_plane[one.plane])
+            boxes, own = self._boxes[members], self._boxes[number]
+            near = members[((boxes[..., 0] < own[:, 1]) & (boxes[..., 1] > own[:, 0])).all(1)].tolist()
             self._overlapping[number] = [
-                i
-                for i in self._on_plane[one.plane]
-                if i != number and overlap(one.patch, self._candidates[i].patch) > self.options.overlap
+                i for i in near if i != number and overlap(one.patch, self._candidates[i].patch) > self.options.overlap
             ]
         return self._overlapping[number]
