@@ -1,0 +1,238 @@
+"""Pictures of named shapes, and a small CLIPSeg that is trained on them until the text decides what it segments.
+
+CLIPSeg's published weights are not needed to see whether words decide: its architecture (Lüddecke and Ecker, "Image
+segmentation using text and image prompts", CVPR 2022) is trained here from scratch in about a minute on one core of a
+processor. The text encoder stays random and frozen, since all that is asked of it is that other words give other
+vectors; the image encoder and the decoder are trained. The folder that comes out is as transformers saves it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, get_cosine_schedule_with_warmup
+
+from napari_zeroseg.models.clipseg_conditions import SIDE, pixels_of
+from napari_zeroseg.models.clipseg_text import Vocabulary, padded
+
+NAMES = ("disc", "square", "triangle", "ring", "cross")
+OTHERS = ("sky", "lung", "cat", "membrane", "a tree", "house", "blorp", "water", "nucleus", "dog", "axon", "street")
+"""Words for what is on no picture: the answer to them is nothing."""
+
+PATCH, WIDTH, REDUCED, PROJECTED = 32, 96, 64, 32
+STEPS, BATCH, RATE, CELL = 400, 12, 2e-3, 4
+
+
+class Scene(NamedTuple):
+    """A picture, and what is on it.
+
+    Attributes
+    ----------
+    picture : (H, W) uint8 array
+    truth : dict of str to (H, W) int array
+        For each name its objects, numbered from 1; 0 elsewhere.
+    """
+
+    picture: np.ndarray
+    truth: dict[str, np.ndarray]
+
+
+def _inside(name: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Whether points lie in a shape that fills the square from -1 to 1."""
+    if name == "disc":
+        return y * y + x * x < 1
+    if name == "square":
+        return np.maximum(abs(y), abs(x)) < 0.88
+    if name == "triangle":
+        return (y < 0.85) & (y > 2 * abs(x) - 1)
+    if name == "ring":
+        return abs(np.hypot(y, x) - 0.78) < 0.22
+    return (np.minimum(abs(y), abs(x)) < 0.3) & (np.maximum(abs(y), abs(x)) < 1)
+
+
+def scene(seed: int, names: Sequence[str] = NAMES, side: int = SIDE, count: tuple[int, int] = (3, 6)) -> Scene:
+    """Draw shapes of random sorts, sizes and brightness on textured ground, none touching another.
+
+    Parameters
+    ----------
+    seed : int
+        Same number, same scene.
+    names : sequence of str
+        Sorts of shapes.
+    side : int
+        Rows and columns.
+    count : tuple of int
+        Least and most shapes; fewer where there is no room.
+    """
+    rng = np.random.default_rng(seed)
+    ground = np.kron(rng.normal(0, 1, (side // 8, side // 8)), np.ones((8, 8)))
+    ground = ndimage.uniform_filter(ground, 9)
+    level = rng.uniform(50, 90)
+    plane = level + 20 * ground
+    truth = {name: np.zeros((side, side), np.int32) for name in NAMES}
+    taken = np.zeros((side, side), bool)
+    for _ in range(int(rng.integers(count[0], count[1] + 1))):
+        name = names[int(rng.integers(len(names)))]
+        for _ in range(20):
+            radius = rng.uniform(0.1, 0.15) * side
+            row, column = rng.uniform(radius + 2, side - radius - 2, 2)
+            box = tuple(slice(int(c - radius) - 1, int(c + radius) + 3) for c in (row, column))
+            wide = tuple(slice(max(0, span.start - 10), span.stop + 10) for span in box)
+            if not taken[wide].any():
+                break
+        else:
+            continue
+        y, x = np.ogrid[box[0], box[1]]
+        inside = _inside(name, (y - row) / radius, (x - column) / radius)
+        taken[box] = True
+        truth[name][box][inside] = truth[name].max() + 1
+        plane[box][inside] = level + rng.uniform(80, 130) + 20 * ground[box][inside]
+    plane = ndimage.gaussian_filter(plane, 0.8) + rng.normal(0, 5, plane.shape)
+    return Scene(np.clip(np.rint(plane), 0, 255).astype(np.uint8), truth)
+
+
+def write_vocabulary(folder: Path) -> None:
+    """Write a vocabulary of CLIP's kind that knows letters and no words, 514 tokens."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(code) for code in printable] + [chr(256 + number) for number in range(256 - len(printable))]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+
+
+def _module() -> Any:
+    common = {"num_attention_heads": 4, "hidden_act": "quick_gelu"}
+    config = CLIPSegConfig(
+        text_config=common
+        | {"vocab_size": 514, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+        | {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513, "max_position_embeddings": 77},
+        vision_config=common
+        | {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 4}
+        | {"patch_size": PATCH, "image_size": SIDE},
+        projection_dim=PROJECTED,
+        extract_layers=[1, 2, 3],
+        reduce_dim=REDUCED,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=2 * REDUCED,
+    )
+    module = CLIPSegForImageSegmentation(config)
+    with torch.no_grad():
+        for name, weights in module.named_parameters():
+            if weights.ndim > 1:  # each layer keeps the size of its numbers
+                fan_in = math.prod(weights.shape[1:])
+                weights.normal_(std=1.0 if name.endswith("embedding.weight") and weights.ndim == 2 else fan_in**-0.5)
+        grid = SIDE // PATCH
+        module.clip.vision_model.embeddings.position_embedding.weight[1:] = _places(grid, WIDTH)
+        for block in module.clip.text_model.encoder.layers:  # or what all phrases share would outweigh their letters
+            block.self_attn.out_proj.weight *= 6
+    # it draws in cells of 4 x 4 pixels while it is trained
+    module.decoder.transposed_convolution = nn.ConvTranspose2d(REDUCED, 1, PATCH // CELL, stride=PATCH // CELL)
+    module.clip.text_model.requires_grad_(False)
+    module.clip.text_projection.requires_grad_(False)
+    return module
+
+
+def _places(grid: int, width: int) -> Tensor:
+    """Sines and cosines of rows and columns, (grid², width): what is near is alike from the beginning."""
+    rates = torch.arange(1, width // 4 + 1) * math.pi / grid / 2
+    angles = torch.arange(grid)[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    rows, columns = waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)
+    return 0.5 * torch.cat([rows, columns], -1).reshape(grid * grid, width)
+
+
+def _activations(module: Any, pixels: Tensor) -> list[Tensor]:
+    vision = module.clip.vision_model
+    hidden = vision.pre_layrnorm(vision.embeddings(pixels))
+    kept = []
+    for number, block in enumerate(vision.encoder.layers):
+        hidden = block(hidden, attention_mask=None)
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        if number in module.config.extract_layers:
+            kept.append(hidden)
+    return kept
+
+
+def train(
+    folder: Path, names: Sequence[str] = NAMES, steps: int = STEPS, told: Callable[[int, float], None] | None = None
+) -> Path:
+    """Train a small CLIPSeg on scenes of these shapes and save it with its vocabulary; the same weights each time.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is saved.
+    names : sequence of str
+        Shapes that it learns the names of; all shapes are on the pictures.
+    steps : int
+    told : callable, optional
+        Called with each step and its loss.
+    """
+    write_vocabulary(folder)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    module = _module()
+    vocabulary = Vocabulary(folder, "CLIPSeg of shapes", 77)
+    words = [*names, *(word for word in OTHERS)]
+    with torch.no_grad():
+        tokens = padded([vocabulary.tokens(word)[0] for word in words])
+        conditions = module.clip.text_projection(module.clip.text_model(input_ids=tokens).pooler_output)
+    trained = [weights for weights in module.parameters() if weights.requires_grad]
+    optimizer = torch.optim.AdamW(trained, RATE, weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    for step in range(steps):
+        scenes = [scene(1_000_000 + step * BATCH + i) for i in range(BATCH)]
+        pixels = torch.cat([pixels_of(one.picture) for one in scenes])
+        asked = _asked(rng, scenes, names, len(words))
+        targets = torch.from_numpy(_targets(scenes, words, asked))
+        each = [layer.repeat_interleave(asked.shape[1], 0) for layer in _activations(module, pixels)]
+        logits = module.decoder(each, conditions[asked.ravel()]).logits
+        loss = _loss(logits, F.avg_pool2d(targets, CELL))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        if told is not None:
+            told(step, loss.item())
+    cells = module.decoder.transposed_convolution
+    pixels = nn.ConvTranspose2d(REDUCED, 1, PATCH, stride=PATCH)
+    pixels.weight.data = cells.weight.data.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
+    pixels.bias.data = cells.bias.data
+    module.decoder.transposed_convolution = pixels
+    module.eval().save_pretrained(folder)
+    return folder
+
+
+def _asked(rng: np.random.Generator, scenes: Sequence[Scene], names: Sequence[str], count: int) -> np.ndarray:
+    """Which words are asked for on each scene, (N, 3): a shape that is there, any shape, and what is nowhere."""
+    chosen = []
+    for one in scenes:
+        there = [number for number, name in enumerate(names) if one.truth[name].any()]
+        first = int(rng.choice(there)) if there else 0
+        second = int(rng.choice([number for number in range(len(names)) if number != first]))
+        chosen.append([first, second, int(rng.integers(len(names), count))])
+    return np.array(chosen)
+
+
+def _targets(scenes: Sequence[Scene], words: Sequence[str], asked: np.ndarray) -> np.ndarray:
+    """(N * 3, H, W) float32 masks of what is asked for."""
+    nothing = np.zeros((SIDE, SIDE), np.int32)
+    masks = [one.truth.get(words[i], nothing) > 0 for one, row in zip(scenes, asked, strict=True) for i in row]
+    return np.stack(masks).astype(np.float32)
+
+
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy, and Dice over all pixels of the batch."""
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * targets).sum() + 1) / ((p + targets).sum() + 1)
+    return 5 * F.binary_cross_entropy_with_logits(logits, targets) + dice
