@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, get_cosine_schedule_with_warmup
 
-from napari_zeroseg.models.clipseg_conditions import SIDE, pixels_of
+from napari_zeroseg.models.clipseg_conditions import MEAN, SIDE, STD
 from napari_zeroseg.models.clipseg_text import Vocabulary, padded
 
 NAMES = ("disc", "square", "triangle", "ring", "cross")
@@ -29,7 +29,7 @@ OTHERS = ("sky", "lung", "cat", "membrane", "a tree", "house", "blorp", "water",
 """Words for what is on no picture: the answer to them is nothing."""
 
 PATCH, WIDTH, REDUCED, PROJECTED = 32, 96, 64, 32
-STEPS, BATCH, RATE, CELL = 400, 12, 2e-3, 4
+STEPS, BATCH, RATE, CELL, POOL = 450, 12, 2e-3, 4, 300
 
 
 class Scene(NamedTuple):
@@ -130,8 +130,9 @@ def _module() -> Any:
             if weights.ndim > 1:  # each layer keeps the size of its numbers
                 fan_in = math.prod(weights.shape[1:])
                 weights.normal_(std=1.0 if name.endswith("embedding.weight") and weights.ndim == 2 else fan_in**-0.5)
-        grid = SIDE // PATCH
-        module.clip.vision_model.embeddings.position_embedding.weight[1:] = _places(grid, WIDTH)
+        embeddings = module.clip.vision_model.embeddings
+        embeddings.position_embedding.weight[1:] = _places(SIDE // PATCH, WIDTH)
+        embeddings.patch_embedding.weight[:] = _waves(PATCH, WIDTH)[:, None] / 3
         for block in module.clip.text_model.encoder.layers:  # or what all phrases share would outweigh their letters
             block.self_attn.out_proj.weight *= 6
     # it draws in cells of 4 x 4 pixels while it is trained
@@ -148,6 +149,14 @@ def _places(grid: int, width: int) -> Tensor:
     waves = torch.cat([angles.sin(), angles.cos()], 1)
     rows, columns = waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)
     return 0.5 * torch.cat([rows, columns], -1).reshape(grid * grid, width)
+
+
+def _waves(side: int, count: int) -> Tensor:
+    """The lowest cosine waves on a square, (count, side, side): outlines are seen from the beginning, noise is not."""
+    rates = sorted(((u, v) for u in range(side) for v in range(side)), key=lambda rate: (sum(rate), rate))[:count]
+    places = (torch.arange(side) + 0.5) * math.pi / side
+    waves = [torch.outer((u * places).cos(), (v * places).cos()) * (1 + u + v) for u, v in rates]
+    return torch.stack(waves) / (side * 24 / 2)
 
 
 def _activations(module: Any, pixels: Tensor) -> list[Tensor]:
@@ -189,13 +198,15 @@ def train(
     trained = [weights for weights in module.parameters() if weights.requires_grad]
     optimizer = torch.optim.AdamW(trained, RATE, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    pool = [scene(1_000_000 + i) for i in range(POOL)]
+    pictures = torch.from_numpy(np.stack([one.picture for one in pool]))
+    sorts = torch.from_numpy(np.stack([_sorts(one, names) for one in pool]))
     for step in range(steps):
-        scenes = [scene(1_000_000 + step * BATCH + i) for i in range(BATCH)]
-        pixels = torch.cat([pixels_of(one.picture) for one in scenes])
-        asked = _asked(rng, scenes, names, len(words))
-        targets = torch.from_numpy(_targets(scenes, words, asked))
-        each = [layer.repeat_interleave(asked.shape[1], 0) for layer in _activations(module, pixels)]
-        logits = module.decoder(each, conditions[asked.ravel()]).logits
+        seen, there = _varied(rng, pictures, sorts)
+        asked = torch.from_numpy(_asked(rng, there, len(names), len(words)))
+        targets = (there[:, None] == asked[..., None, None]).flatten(0, 1).float()
+        each = [layer.repeat_interleave(asked.shape[1], 0) for layer in _activations(module, _normalised(seen))]
+        logits = module.decoder(each, conditions[asked.flatten()]).logits
         loss = _loss(logits, F.avg_pool2d(targets, CELL))
         optimizer.zero_grad()
         loss.backward()
@@ -213,22 +224,41 @@ def train(
     return folder
 
 
-def _asked(rng: np.random.Generator, scenes: Sequence[Scene], names: Sequence[str], count: int) -> np.ndarray:
+def _sorts(one: Scene, names: Sequence[str]) -> np.ndarray:
+    """Which of the names each pixel has, (H, W) uint8; 255 for none."""
+    found = np.full(one.picture.shape, 255, np.uint8)
+    for number, name in enumerate(names):
+        found[one.truth[name] > 0] = number
+    return found
+
+
+def _varied(rng: np.random.Generator, pictures: Tensor, sorts: Tensor) -> tuple[Tensor, Tensor]:
+    """Some of the scenes, each mirrored or not and moved around its edges."""
+    seen, there = [], []
+    for i in rng.choice(len(pictures), BATCH, replace=False):
+        move = tuple(int(number) for number in rng.integers(0, SIDE, 2))
+        for source, sink in ((pictures, seen), (sorts, there)):
+            sink.append(torch.roll(source[i], move, (0, 1)))
+        if rng.random() < 0.5:
+            seen[-1], there[-1] = seen[-1].flip(1), there[-1].flip(1)
+    return torch.stack(seen), torch.stack(there)
+
+
+def _normalised(pictures: Tensor) -> Tensor:
+    """(N, 352, 352) uint8 as the network is shown them, (N, 3, 352, 352) float32."""
+    mean, std = (torch.from_numpy(value)[:, None, None] for value in (MEAN, STD))
+    return (pictures[:, None].float() / 255 - mean) / std
+
+
+def _asked(rng: np.random.Generator, there: Tensor, names: int, words: int) -> np.ndarray:
     """Which words are asked for on each scene, (N, 3): a shape that is there, any shape, and what is nowhere."""
     chosen = []
-    for one in scenes:
-        there = [number for number, name in enumerate(names) if one.truth[name].any()]
-        first = int(rng.choice(there)) if there else 0
-        second = int(rng.choice([number for number in range(len(names)) if number != first]))
-        chosen.append([first, second, int(rng.integers(len(names), count))])
+    for one in there:
+        found = [number for number in one.unique().tolist() if number < names]
+        first = int(rng.choice(found)) if found else 0
+        second = int(rng.choice([number for number in range(names) if number != first]))
+        chosen.append([first, second, int(rng.integers(names, words))])
     return np.array(chosen)
-
-
-def _targets(scenes: Sequence[Scene], words: Sequence[str], asked: np.ndarray) -> np.ndarray:
-    """(N * 3, H, W) float32 masks of what is asked for."""
-    nothing = np.zeros((SIDE, SIDE), np.int32)
-    masks = [one.truth.get(words[i], nothing) > 0 for one, row in zip(scenes, asked, strict=True) for i in row]
-    return np.stack(masks).astype(np.float32)
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
