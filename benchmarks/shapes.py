@@ -24,7 +24,11 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, get_cosine_
 from napari_zeroseg.models.clipseg_conditions import MEAN, SIDE, STD
 from napari_zeroseg.models.clipseg_text import Vocabulary, padded
 
-NAMES = ("disc", "square", "triangle", "ring", "cross")
+NAMES = ("disc", "square", "triangle", "ring")
+UNNAMED = "cross"
+"""A shape that is on the pictures too, and whose name the network is never told."""
+
+SORTS = (*NAMES, UNNAMED)
 OTHERS = ("sky", "lung", "cat", "membrane", "a tree", "house", "blorp", "water", "nucleus", "dog", "axon", "street")
 """Words for what is on no picture: the answer to them is nothing."""
 
@@ -59,7 +63,7 @@ def _inside(name: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return (np.minimum(abs(y), abs(x)) < 0.3) & (np.maximum(abs(y), abs(x)) < 1)
 
 
-def scene(seed: int, names: Sequence[str] = NAMES, side: int = SIDE, count: tuple[int, int] = (3, 6)) -> Scene:
+def scene(seed: int, names: Sequence[str] = SORTS, side: int = SIDE, count: tuple[int, int] = (3, 6)) -> Scene:
     """Draw shapes of random sorts, sizes and brightness on textured ground, none touching another.
 
     Parameters
@@ -78,7 +82,7 @@ def scene(seed: int, names: Sequence[str] = NAMES, side: int = SIDE, count: tupl
     ground = ndimage.uniform_filter(ground, 9)
     level = rng.uniform(50, 90)
     plane = level + 20 * ground
-    truth = {name: np.zeros((side, side), np.int32) for name in NAMES}
+    truth = {name: np.zeros((side, side), np.int32) for name in SORTS}
     taken = np.zeros((side, side), bool)
     for _ in range(int(rng.integers(count[0], count[1] + 1))):
         name = names[int(rng.integers(len(names)))]
@@ -181,7 +185,7 @@ def train(
     folder : Path
         Where it is saved.
     names : sequence of str
-        Shapes that it learns the names of; all shapes are on the pictures.
+        Shapes that it learns the names of; all sorts are on the pictures.
     steps : int
     told : callable, optional
         Called with each step and its loss.
