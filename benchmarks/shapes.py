@@ -2,8 +2,9 @@
 
 CLIPSeg's published weights are not needed to see whether words decide: its architecture (Lüddecke and Ecker, "Image
 segmentation using text and image prompts", CVPR 2022) is trained here from scratch in about a minute on one core of a
-processor. The text encoder stays random and frozen, since all that is asked of it is that other words give other
-vectors; the image encoder and the decoder are trained. The folder that comes out is as transformers saves it.
+processor. As with the published one, the image encoder is trained first, here to tell the sorts of shapes apart, and
+stays frozen while the decoder is trained to draw what a word names. The text encoder stays random, since all that is
+asked of it is that other words give other vectors. The folder that comes out is as transformers saves it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ OTHERS = ("sky", "lung", "cat", "membrane", "a tree", "house", "blorp", "water",
 """Words for what is on no picture: the answer to them is nothing."""
 
 PATCH, WIDTH, REDUCED, PROJECTED = 32, 96, 64, 32
-STEPS, BATCH, RATE, CELL, POOL = 450, 12, 2e-3, 4, 300
+SEEING, DRAWING = 400, 300
+"""Steps of the image encoder and of the decoder."""
+
+BATCH, CELL, POOL = 12, 4, 300
 
 
 class Scene(NamedTuple):
@@ -63,7 +67,7 @@ def _inside(name: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return (np.minimum(abs(y), abs(x)) < 0.3) & (np.maximum(abs(y), abs(x)) < 1)
 
 
-def scene(seed: int, names: Sequence[str] = SORTS, side: int = SIDE, count: tuple[int, int] = (3, 6)) -> Scene:
+def scene(seed: int, names: Sequence[str] = SORTS, side: int = SIDE, count: tuple[int, int] = (5, 9)) -> Scene:
     """Draw shapes of random sorts, sizes and brightness on textured ground, none touching another.
 
     Parameters
@@ -87,7 +91,7 @@ def scene(seed: int, names: Sequence[str] = SORTS, side: int = SIDE, count: tupl
     for _ in range(int(rng.integers(count[0], count[1] + 1))):
         name = names[int(rng.integers(len(names)))]
         for _ in range(20):
-            radius = rng.uniform(0.1, 0.15) * side
+            radius = rng.uniform(0.08, 0.12) * side
             row, column = rng.uniform(radius + 2, side - radius - 2, 2)
             box = tuple(slice(int(c - radius) - 1, int(c + radius) + 3) for c in (row, column))
             wide = tuple(slice(max(0, span.start - 10), span.stop + 10) for span in box)
@@ -141,8 +145,6 @@ def _module() -> Any:
             block.self_attn.out_proj.weight *= 6
     # it draws in cells of 4 x 4 pixels while it is trained
     module.decoder.transposed_convolution = nn.ConvTranspose2d(REDUCED, 1, PATCH // CELL, stride=PATCH // CELL)
-    module.clip.text_model.requires_grad_(False)
-    module.clip.text_projection.requires_grad_(False)
     return module
 
 
@@ -175,50 +177,52 @@ def _activations(module: Any, pixels: Tensor) -> list[Tensor]:
     return kept
 
 
-def train(
-    folder: Path, names: Sequence[str] = NAMES, steps: int = STEPS, told: Callable[[int, float], None] | None = None
-) -> Path:
-    """Train a small CLIPSeg on scenes of these shapes and save it with its vocabulary; the same weights each time.
+def train(folder: Path, shorter: int = 1, told: Callable[[str, int, float], None] | None = None) -> Path:
+    """Train a small CLIPSeg on scenes and save it with its vocabulary; the same weights each time.
 
     Parameters
     ----------
     folder : Path
         Where it is saved.
-    names : sequence of str
-        Shapes that it learns the names of; all sorts are on the pictures.
-    steps : int
+    shorter : int
+        By how many times less it is trained.
     told : callable, optional
-        Called with each step and its loss.
+        Called with what is trained, each step and its loss.
     """
     write_vocabulary(folder)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     module = _module()
-    vocabulary = Vocabulary(folder, "CLIPSeg of shapes", 77)
-    words = [*names, *(word for word in OTHERS)]
-    with torch.no_grad():
-        tokens = padded([vocabulary.tokens(word)[0] for word in words])
-        conditions = module.clip.text_projection(module.clip.text_model(input_ids=tokens).pooler_output)
-    trained = [weights for weights in module.parameters() if weights.requires_grad]
-    optimizer = torch.optim.AdamW(trained, RATE, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    words = [*NAMES, *OTHERS]
+    conditions = _apart(module, Vocabulary(folder, "CLIPSeg of shapes", 77), words)
     pool = [scene(1_000_000 + i) for i in range(POOL)]
     pictures = torch.from_numpy(np.stack([one.picture for one in pool]))
-    sorts = torch.from_numpy(np.stack([_sorts(one, names) for one in pool]))
-    for step in range(steps):
+    sorts = torch.from_numpy(np.stack([_sorts(one) for one in pool]))
+
+    head = nn.Linear(WIDTH, len(SORTS) + 1)
+    weight = torch.tensor([1.0] * len(SORTS) + [0.1])
+
+    def see() -> Tensor:
+        """Which sorts of shapes a patch shows."""
         seen, there = _varied(rng, pictures, sorts)
-        asked = torch.from_numpy(_asked(rng, there, len(names), len(words)))
-        targets = (there[:, None] == asked[..., None, None]).flatten(0, 1).float()
-        each = [layer.repeat_interleave(asked.shape[1], 0) for layer in _activations(module, _normalised(seen))]
-        logits = module.decoder(each, conditions[asked.flatten()]).logits
-        loss = _loss(logits, F.avg_pool2d(targets, CELL))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-        if told is not None:
-            told(step, loss.item())
+        parts = F.one_hot(there.long(), len(SORTS) + 1).movedim(-1, 1).float()
+        parts = F.avg_pool2d(parts, PATCH).flatten(2).transpose(1, 2)
+        answer = head(_activations(module, _normalised(seen))[-1][:, 1:]).log_softmax(-1)
+        return -(weight * parts * answer).sum() / (weight * parts).sum()
+
+    def draw() -> Tensor:
+        """What a word names: a shape that is there, any shape, and what is nowhere."""
+        seen, there = _varied(rng, pictures, sorts)
+        asked = torch.from_numpy(_asked(rng, there, len(words)))
+        wanted = torch.where(asked < len(NAMES), asked, 254)  # 254 is no sort at all
+        targets = (there[:, None] == wanted[..., None, None]).flatten(0, 1).float()
+        with torch.no_grad():
+            each = [layer.repeat_interleave(asked.shape[1], 0) for layer in _activations(module, _normalised(seen))]
+        return _loss(module.decoder(each, conditions[asked.flatten()]).logits, F.avg_pool2d(targets, CELL))
+
+    encoder = [*module.clip.vision_model.parameters(), *head.parameters()]
+    _optimize("seeing", encoder, 1e-3, SEEING // shorter, see, told)
+    _optimize("drawing", list(module.decoder.parameters()), 2e-3, DRAWING // shorter, draw, told)
     cells = module.decoder.transposed_convolution
     pixels = nn.ConvTranspose2d(REDUCED, 1, PATCH, stride=PATCH)
     pixels.weight.data = cells.weight.data.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
@@ -228,10 +232,42 @@ def train(
     return folder
 
 
-def _sorts(one: Scene, names: Sequence[str]) -> np.ndarray:
-    """Which of the names each pixel has, (H, W) uint8; 255 for none."""
-    found = np.full(one.picture.shape, 255, np.uint8)
-    for number, name in enumerate(names):
+def _apart(module: Any, vocabulary: Vocabulary, words: Sequence[str]) -> Tensor:
+    """Set the text projection so that these words' vectors are all but orthogonal, and return them, (N, P)."""
+    with torch.no_grad():
+        read = module.clip.text_model(input_ids=padded([vocabulary.tokens(word)[0] for word in words])).pooler_output
+        wanted, _ = torch.linalg.qr(torch.randn(PROJECTED, len(words)))
+        square = read.T @ read + 0.1 * torch.eye(read.shape[1])
+        module.clip.text_projection.weight[:] = math.sqrt(PROJECTED) * wanted @ torch.linalg.solve(square, read.T).T
+        conditions: Tensor = module.clip.text_projection(read)
+    return conditions
+
+
+def _optimize(
+    name: str,
+    trained: list[nn.Parameter],
+    rate: float,
+    steps: int,
+    loss_of: Callable[[], Tensor],
+    told: Callable[[str, int, float], None] | None,
+) -> None:
+    optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    for step in range(steps):
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        if told is not None:
+            told(name, step, loss.item())
+
+
+def _sorts(one: Scene) -> np.ndarray:
+    """Which sort of shape each pixel is of, (H, W) uint8; the number after the last one is the ground."""
+    found = np.full(one.picture.shape, len(SORTS), np.uint8)
+    for number, name in enumerate(SORTS):
         found[one.truth[name] > 0] = number
     return found
 
@@ -254,9 +290,9 @@ def _normalised(pictures: Tensor) -> Tensor:
     return (pictures[:, None].float() / 255 - mean) / std
 
 
-def _asked(rng: np.random.Generator, there: Tensor, names: int, words: int) -> np.ndarray:
-    """Which words are asked for on each scene, (N, 3): a shape that is there, any shape, and what is nowhere."""
-    chosen = []
+def _asked(rng: np.random.Generator, there: Tensor, words: int) -> np.ndarray:
+    """Which words are asked for on each scene, (N, 3): a shape that is there, another one, and what is nowhere."""
+    names, chosen = len(NAMES), []
     for one in there:
         found = [number for number in one.unique().tolist() if number < names]
         first = int(rng.choice(found)) if found else 0
