@@ -34,10 +34,10 @@ OTHERS = ("sky", "lung", "cat", "membrane", "a tree", "house", "blorp", "water",
 """Words for what is on no picture: the answer to them is nothing."""
 
 PATCH, WIDTH, REDUCED, PROJECTED = 32, 96, 64, 32
-SEEING, DRAWING = 400, 300
+SEEING, DRAWING = 400, 600
 """Steps of the image encoder and of the decoder."""
 
-BATCH, CELL, POOL = 12, 4, 300
+BATCH, CELL, POOL, LOOKS = 12, 4, 300, 960
 
 
 class Scene(NamedTuple):
@@ -210,18 +210,22 @@ def train(folder: Path, shorter: int = 1, told: Callable[[str, int, float], None
         answer = head(_activations(module, _normalised(seen))[-1][:, 1:]).log_softmax(-1)
         return -(weight * parts * answer).sum() / (weight * parts).sum()
 
-    def draw() -> Tensor:
-        """What a word names: a shape that is there, any shape, and what is nowhere."""
-        seen, there = _varied(rng, pictures, sorts)
-        asked = torch.from_numpy(_asked(rng, there, len(words)))
-        wanted = torch.where(asked < len(NAMES), asked, 254)  # 254 is no sort at all
-        targets = (there[:, None] == wanted[..., None, None]).flatten(0, 1).float()
-        with torch.no_grad():
-            each = [layer.repeat_interleave(asked.shape[1], 0) for layer in _activations(module, _normalised(seen))]
-        return _loss(module.decoder(each, conditions[asked.flatten()]).logits, F.avg_pool2d(targets, CELL))
-
     encoder = [*module.clip.vision_model.parameters(), *head.parameters()]
     _optimize("seeing", encoder, 1e-3, SEEING // shorter, see, told)
+    with torch.no_grad():  # it stays as it is from here on, so it looks once
+        known = [_varied(rng, pictures, sorts) for _ in range(-(-LOOKS // shorter // BATCH))]
+        held = torch.cat([torch.stack(_activations(module, _normalised(seen)), 1) for seen, _ in known])
+        shown = torch.cat([there for _, there in known])
+
+    def draw() -> Tensor:
+        """What a word names: a shape that is there, another one, and what is nowhere."""
+        chosen = torch.from_numpy(rng.choice(len(held), BATCH, replace=False))
+        asked = torch.from_numpy(_asked(rng, shown[chosen], len(words)))
+        wanted = torch.where(asked < len(NAMES), asked, 254)  # 254 is no sort at all
+        targets = (shown[chosen][:, None] == wanted[..., None, None]).flatten(0, 1).float()
+        each = list(held[chosen].repeat_interleave(asked.shape[1], 0).unbind(1))
+        return _loss(module.decoder(each, conditions[asked.flatten()]).logits, F.avg_pool2d(targets, CELL))
+
     _optimize("drawing", list(module.decoder.parameters()), 2e-3, DRAWING // shorter, draw, told)
     cells = module.decoder.transposed_convolution
     pixels = nn.ConvTranspose2d(REDUCED, 1, PATCH, stride=PATCH)
