@@ -50,7 +50,7 @@ class FitOptions:
     """
 
     steps: int = 300
-    rate: float = 0.05
+    rate: float = 0.1
     batch: int = 4
     patience: int = 60
     seed: int = 0
