@@ -1,6 +1,6 @@
 """Words to instances on pictures of named shapes: plain CLIPSeg beside the cascade, and words that are taught.
 
-A small CLIPSeg is trained on generated scenes first (benchmarks/shapes.py; minutes on one core), since the published
+A small CLIPSeg is trained on generated scenes first (benchmarks/_shapes.py; minutes on one core), since the published
 weights are not part of the project. IoU is of all pixels of a phrase with all that it names on a scene, as the mean
 over held-out scenes that show it; "others" is the IoU with all other shapes there, which should be low.
 
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _shapes as shapes
 import numpy as np
-import shapes
 from _common import arguments, machine, table
 
 from napari_zeroseg import View, load_model

@@ -1,4 +1,4 @@
-"""Words decide: the cascade on a small CLIPSeg that is trained here on shapes with names (benchmarks/shapes.py)."""
+"""Words decide: the cascade on a small CLIPSeg that is trained here on shapes with names (benchmarks/_shapes.py)."""
 
 from __future__ import annotations
 
