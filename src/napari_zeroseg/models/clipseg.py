@@ -140,7 +140,7 @@ class ClipSegSegmenter:
         """
         picture = seen(image)
         # not inference_mode: its tensors could not be used under autograd, and a decoder is trained on embeddings
-        with _memory_watched(self.device, "encoding a picture"), torch.no_grad():
+        with memory_watched(self.device, "encoding a picture"), torch.no_grad():
             activations = self.network.activations(pixels_of(picture))
         shape = (picture.shape[0], picture.shape[1])
         return Embedding({"activations": activations}, shape, self.model_key, whole(shape))
@@ -259,7 +259,7 @@ class ClipSegSegmenter:
         """
         picture = seen(image)
         pixels = pixels_of(picture) if mask is None else highlighted_pixels_of(picture, _example(mask, picture))
-        with _memory_watched(self.device, "looking at an example"), torch.inference_mode():
+        with memory_watched(self.device, "looking at an example"), torch.inference_mode():
             condition = self.network.picture_conditions(pixels)[0].cpu()
         return np.asarray(condition.numpy())
 
@@ -284,7 +284,7 @@ class ClipSegSegmenter:
         found = {phrase: condition for phrase, condition in taught.items() if condition is not None}
         missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in found]
         if missing:
-            with _memory_watched(self.device, f"reading {len(missing)} phrases"):
+            with memory_watched(self.device, f"reading {len(missing)} phrases"):
                 found.update(zip(missing, self._phrases.conditions(missing), strict=True))
         return np.stack([found[phrase] for phrase in phrases])
 
@@ -309,7 +309,13 @@ class ClipSegSegmenter:
 
 
 @contextmanager
-def _memory_watched(device: torch.device, doing: str) -> Iterator[None]:
+def memory_watched(device: torch.device, doing: str) -> Iterator[None]:
+    """Say in a sentence that the device's memory is not enough.
+
+    Raises
+    ------
+    DeviceMemoryError
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:

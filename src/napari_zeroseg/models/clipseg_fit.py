@@ -7,6 +7,7 @@ so a better one teaches the word while every weight stays as it was published, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.models.clipseg import ClipSegSegmenter, memory_watched
 from napari_zeroseg.models.clipseg_conditions import SIDE
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
-    from napari_zeroseg.models.clipseg import ClipSegSegmenter
     from napari_zeroseg.segmenter import Embedding
 
 
@@ -33,7 +34,7 @@ class FitOptions:
     Attributes
     ----------
     steps : int
-        Steps of AdamW at most.
+        Steps of AdamW at most, but one round through the pictures at least.
     rate : float
         Learning rate, in units of the root mean square of the word's own vector.
     batch : int
@@ -120,6 +121,8 @@ def fit_condition(
     Raises
     ------
     CancelledError
+    DeviceMemoryError
+        If the device's memory is not enough.
     """
     options = options or FitOptions()
     device = model.device
@@ -129,14 +132,15 @@ def fit_condition(
     order = torch.Generator().manual_seed(options.seed)
     best, lowest, since, taken = condition.detach().clone(), np.inf, 0, 0
     losses: list[float] = []
-    while taken < options.steps and since < options.patience:
+    steps_of_round = math.ceil(len(embeddings) / options.batch)
+    while (taken == 0 or taken + steps_of_round <= options.steps) and since < options.patience:
         before, total = condition.detach().clone(), 0.0
         for chosen in torch.randperm(len(embeddings), generator=order).split(options.batch):
             if cancel is not None:
                 cancel.raise_if_cancelled()
             activations = torch.stack([model.activations_of(embeddings[i]) for i in chosen.tolist()], 1)
             wanted = torch.stack([targets[i] for i in chosen.tolist()]).to(device)
-            with torch.enable_grad():
+            with memory_watched(device, "teaching a word"), torch.enable_grad():
                 logits = model.network.decode(activations, condition.expand(len(chosen), -1))
                 loss = _loss(logits, wanted)
                 (condition.grad,) = torch.autograd.grad(loss, [condition])
