@@ -51,6 +51,7 @@ FLOORS = (
     Floor(
         "Runs over files and stacks",
         (
+            "teach_file",
             "headless",
             "propagate_file",
             "cascade_file",
@@ -71,7 +72,19 @@ FLOORS = (
     Floor("Words all models share; files; devices", ("segmenter", "tiling", "io", "devices")),
     Floor(
         "Ground: no torch, no window",
-        ("prompts", "phrases", "planes", "intensity", "jobs", "metrics", "settings", "errors", "locks", "phantom"),
+        (
+            "prompts",
+            "phrases",
+            "planes",
+            "intensity",
+            "jobs",
+            "metrics",
+            "settings",
+            "errors",
+            "locks",
+            "phantom",
+            "word_files",
+        ),
     ),
 )
 OUTDOORS = ("__init__", "__main__")

@@ -28,9 +28,12 @@ from napari_zeroseg.cascade import (
     vote,
 )
 from napari_zeroseg.cascade.find import search_planes, taken_of
+from napari_zeroseg.cascade.heat import heat_of, is_taught
 from napari_zeroseg.cascade.search import side_for
 from napari_zeroseg.cascade.shown import Known, learn_from
-from napari_zeroseg.cascade.words import Word, find_word, load_word, save_word, spoken, taught_words, teach
+from napari_zeroseg.cascade.taught import absent
+from napari_zeroseg.cascade.text import not_read
+from napari_zeroseg.cascade.words import Word, find_word, load_word, taught_words
 from napari_zeroseg.embeddings import default_store
 from napari_zeroseg.errors import InputError, WriteError
 from napari_zeroseg.instances import OverlapPolicy
@@ -44,6 +47,7 @@ from napari_zeroseg.planes import Planes, check_picture, planes_of
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Patch, Segmenter
 from napari_zeroseg.view import View
+from napari_zeroseg.word_files import spoken
 
 _EXAMPLES = 64
 """Examples at most that a stack is searched by, spread over its labelled planes: more say nothing new."""
@@ -149,13 +153,22 @@ def find_file(
         series = picture.planes()
         planes = planes_of(job.planes, len(series))
         model = load()
-        see = _Sight(series, picture, job.contrast, model)
+        see = Sight(series, picture, job.contrast, model)
         way = _way(job, model, load_reader, see)
         return _write(job, out, picture, model, see, planes, way, bar)
 
 
-class _Sight:
-    """Planes of a file as a model sees them."""
+class Sight:
+    """Planes of a file as a model sees them.
+
+    Parameters
+    ----------
+    series : Planes
+    picture : Picture
+        Whose contrast is taken where none is given.
+    contrast : tuple of float or None
+    model : Segmenter or None
+    """
 
     def __init__(
         self, series: Planes, picture: Picture, contrast: tuple[float, ...] | None, model: Segmenter | None
@@ -167,13 +180,19 @@ class _Sight:
         self._store = default_store(64 * 2**20)
 
     def __call__(self, plane: int) -> View:
+        """Return a plane with its contrast.
+
+        Raises
+        ------
+        InputError, ReadError
+        """
         assert self._model is not None
         pixels = self.series.read(plane)
         check_picture(pixels)
         return View(self._model, to_uint8(pixels, self._limits), self._store)
 
 
-def _way(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: _Sight) -> _Way:
+def _way(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: Sight) -> _Way:
     given = [name for name in ("like", "word", "text", "vote", "detector") if getattr(job, name)]
     if len(given) != 1 and given != ["text", "detector"]:
         raise InputError(
@@ -186,14 +205,24 @@ def _way(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: _S
             return _by_text_alone(job, model)
         return _by_text(job, load_reader, model)
     if job.vote is not None:
-        return _by_vote(_labels_of(job.vote, see.series), model, job.masks)
+        return _by_vote(labels_of(job.vote, see.series), model, job.masks)
     if job.word is not None:
+        if PromptKind.TEXT in model.spec.accepts:
+            raise InputError(f"{model.spec.title} reads words as text: give --text {job.word!r} in place of --word.")
         return _by_word(job, load_word(job.word), model)
     assert job.like is not None
-    return _by_examples(job, _labels_of(job.like, see.series), model, see)
+    return _by_examples(job, labels_of(job.like, see.series), model, see)
 
 
-def _labels_of(path: Path, series: Planes) -> Planes:
+def labels_of(path: Path, series: Planes) -> Planes:
+    """Return labels of the same planes as those of a picture.
+
+    Raises
+    ------
+    InputError
+        If they are of others.
+    ReadError
+    """
     labels = open_image(path.expanduser()).planes()
     if len(labels) != len(series) or labels.plane_shape != series.plane_shape:
         raise InputError(
@@ -203,7 +232,7 @@ def _labels_of(path: Path, series: Planes) -> Planes:
     return labels
 
 
-def _by_examples(job: FindRun, labels: Planes, model: Segmenter, see: _Sight) -> _Way:
+def _by_examples(job: FindRun, labels: Planes, model: Segmenter, see: Sight) -> _Way:
     examples: list[Example] = []
     for plane in range(len(labels)):
         here = examples_of(labels.read(plane))
@@ -266,6 +295,7 @@ def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> 
                 told["notes"].append(f"{word.word!r} is absent here with {queue.absence():.2f}.")
         if reader is not None:
             result = segment_text(view, [phrase for _, phrase in others], reader, model, job.words)
+            told["taught"] = _by_vector(reader, [phrase for _, phrase in others])
             for one in result.instances:
                 draw(one.patch, others[one.label - 1][0])
             told["notes"] += result.notes
@@ -276,9 +306,6 @@ def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> 
 
 def _by_text_alone(job: FindRun, text_model: Segmenter) -> _Way:
     """What the model that reads finds by itself, as classes: it knows no objects."""
-    from napari_zeroseg.cascade.heat import heat_of
-    from napari_zeroseg.cascade.text import not_read
-
     unwanted = [phrase for phrase in job.words.negatives if phrase not in job.text]
     notes = not_read(text_model, job.text)
 
@@ -289,10 +316,20 @@ def _by_text_alone(job: FindRun, text_model: Segmenter) -> _Way:
         found = (probable.max(0) > job.words.threshold) & (best < len(job.text))
         labels = np.where(found, best + 1, 0).astype(np.int32)
         there = [job.text[i - 1] for i in np.unique(labels[labels > 0])]
-        told = {"objects": len(there), "phrases": there, "notes": notes}
-        return _Found(labels, told)
+        taught = _by_vector(text_model, job.text)
+        missed = [
+            f"{phrase!r} is absent here with {absent(one):.2f}."
+            for phrase, one in zip(job.text, probable, strict=False)
+            if phrase in taught and phrase not in there
+        ]
+        return _Found(labels, {"objects": len(there), "phrases": there, "taught": taught, "notes": [*notes, *missed]})
 
     return do
+
+
+def _by_vector(reader: Segmenter, phrases: Sequence[str]) -> list[str]:
+    """Those phrases for which a fitted vector stands in the model that reads."""
+    return [phrase for phrase in phrases if is_taught(reader, phrase)]
 
 
 def _by_detector(job: FindRun, detector: Detector, model: Segmenter) -> _Way:
@@ -325,7 +362,7 @@ def _write(
     out: Path,
     picture: Picture,
     model: Segmenter,
-    see: _Sight,
+    see: Sight,
     planes: Sequence[int],
     way: _Way,
     bar: Callable[[int, int], Any],
@@ -337,7 +374,7 @@ def _write(
     run = hashlib.sha256(json.dumps([settings, provenance.now()], sort_keys=True).encode()).hexdigest()[:16]
     discard(out)  # of a run that was stopped: this one begins anew
     reports: list[dict[str, Any]] = []
-    first = 1 if job.like is None else 1 + _highest(_labels_of(job.like, series))
+    first = 1 if job.like is None else 1 + _highest(labels_of(job.like, series))
     writer = LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
     try:
         with bar(len(planes), 0) as progress:
@@ -400,47 +437,3 @@ def _check_apart(out: Path, inputs: Sequence[Path]) -> None:
     for path in inputs:
         if path.resolve() == out.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
             raise InputError(f"{out} is {path} itself or lies inside it: choose another name for the labels.")
-
-
-def teach_file(
-    word: str,
-    source: Path,
-    labels: Path,
-    load: Callable[[], Segmenter],
-    load_text: Callable[[], Segmenter] | None = None,
-    contrast: tuple[float, ...] | None = None,
-) -> tuple[Word, Path]:
-    """Teach a word from the labelled planes of a file, and keep it.
-
-    Parameters
-    ----------
-    word : str
-    source, labels : Path
-        A picture or stack, and labels of the same planes.
-    load, load_text : callable
-        Load the model that learns it, and one that takes text to compare with.
-    contrast : tuple of float, optional
-
-    Returns
-    -------
-    tuple of (Word, Path)
-        The word, and its folder.
-
-    Raises
-    ------
-    InputError, ReadError, WriteError
-    """
-    picture = open_image(source.expanduser())
-    series = picture.planes()
-    known = _labels_of(labels, series)
-    numbered = {plane: np.asarray(known.read(plane)) for plane in range(len(series))}
-    chosen = [plane for plane, one in numbered.items() if one.any()]
-    if not chosen:
-        raise InputError(f"{labels} holds no label: mark at least one object.")
-    model = load()
-    see = _Sight(series, picture, contrast, model)
-    text_model = load_text() if load_text is not None else None
-    learnt = teach(
-        word, model, [see(plane) for plane in chosen], [numbered[plane] for plane in chosen], text_model=text_model
-    )
-    return learnt, save_word(learnt)

@@ -101,8 +101,10 @@ def wants_finding(options: argparse.Namespace) -> bool:
 def _add_teach(commands: Any) -> None:
     parser = commands.add_parser(
         "teach",
-        help="teach a word from labelled planes, for `zeroseg find --word`",
-        description="Teach a word from labelled planes. A quarter of them is held out to tell how well it does.",
+        help="teach a word from labelled planes, for --text and `zeroseg find --word`",
+        description="Teach a word from labelled planes. A quarter of them is held out to tell how well it does. "
+        "A model that draws learns what the objects look like; for one that reads (--model clipseg_rd64) the vector "
+        "that stands for the word is fitted.",
     )
     parser.add_argument("word", help="one or a few words")
     parser.add_argument("--images", type=Path, required=True, metavar="IN", help="a picture or stack")
@@ -199,14 +201,15 @@ def _reader(options: argparse.Namespace) -> Any:
 
 
 def _teach(options: argparse.Namespace) -> None:
-    from napari_zeroseg.cascade_file import teach_file
+    from napari_zeroseg.teach_file import teach_file
 
     load_text = None if options.text_model is None else lambda: _reader(options)
     word, folder = teach_file(
         options.word, options.images, options.labels, lambda: load_chosen(options), load_text, options.contrast
     )
     if options.json:
-        told = {"word": word.word, "folder": str(folder), "side": word.side, **asdict(word.trial)}
+        told = {"word": word.word, "folder": str(folder), **asdict(word.trial)}
+        told |= {name: getattr(word, name) for name in ("side", "steps") if hasattr(word, name)}
         print_out(json.dumps(told, indent=2))
         return
     if not options.quiet:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,15 @@ _NEGATIVES = 2
 
 _MARGIN = 0.25
 """Part of a region's sides around it in which these are looked for."""
+
+
+@runtime_checkable
+class _CanBeTaught(Protocol):
+    """A model of words to which some may have been taught."""
+
+    def is_taught(self, phrase: str) -> bool:
+        """Whether this one was."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +98,8 @@ def heat_of(
         One that answers text with probabilities.
     picture : (H, W) or (H, W, 3) uint8 array
     phrases, templates : sequence of str
-        Each phrase is put into each template; the probabilities are averaged.
+        Each phrase is put into each template; the probabilities are averaged. Those that were taught to the model
+        are asked for without.
     tile : int, optional
         Side of windows in pixels; left out, the whole plane up to 1280 pixels, else 1024.
     cancel, progress : optional
@@ -100,22 +110,65 @@ def heat_of(
     (phrases, H, W) float16 array
         0 to 1. Where windows overlap, that counts more whose side is farther away.
     """
+    sentences = [_sentences(text_model, phrase, templates) for phrase in phrases]
+
+    def look(field: Field) -> Iterator[NDArray[np.float32]]:
+        embedding = text_model.encode(picture[field.slices])
+        for each in sentences:
+            answers = text_model.predict(embedding, [Prompt(text=sentence) for sentence in each])
+            yield np.mean([heat_map(answer) for answer in answers], 0)
+
+    return blended(picture, len(phrases), look, tile, cancel, progress)
+
+
+def _sentences(text_model: Segmenter, phrase: str, templates: Sequence[str]) -> list[str]:
+    """A phrase in its templates; one that was taught is its vector, not the words around it."""
+    if is_taught(text_model, phrase):
+        return [phrase]
+    return [template.replace("{}", phrase) for template in templates]
+
+
+def is_taught(text_model: Segmenter, phrase: str) -> bool:
+    """Whether a phrase was taught to a model of words."""
+    return isinstance(text_model, _CanBeTaught) and text_model.is_taught(phrase)
+
+
+def blended(
+    picture: NDArray[np.uint8],
+    count: int,
+    look: Callable[[Field], Iterable[NDArray[np.float32]]],
+    tile: int | None = None,
+    cancel: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float16]:
+    """Look at a plane window by window, and return one map of what was seen.
+
+    Parameters
+    ----------
+    picture : (H, W) or (H, W, 3) uint8 array
+    count : int
+        Maps of a window.
+    look : callable
+        Gives `count` maps (h, w) of probabilities of a window.
+    tile, cancel, progress : optional
+        As for :func:`heat_of`.
+
+    Returns
+    -------
+    (count, H, W) float16 array
+    """
     shape = (picture.shape[0], picture.shape[1])
-    fields = _windows(shape, tile)
-    total = np.zeros((len(phrases), *shape), np.float16 if len(fields) == 1 else np.float32)
+    fields = windows(shape, tile)
+    total = np.zeros((count, *shape), np.float16 if len(fields) == 1 else np.float32)
     weights = np.zeros(shape, np.float32)
     for done, field in enumerate(fields):
         if cancel is not None:
             cancel.raise_if_cancelled()
-        pixels = picture[field.slices]
         weight = _tent(field, shape)
         weights[field.slices] += weight
-        if pixels.min() != pixels.max():  # one single value tells nothing, and no model encodes it
-            embedding = text_model.encode(pixels)
-            for i, phrase in enumerate(phrases):
-                prompts = [Prompt(text=template.replace("{}", phrase)) for template in templates]
-                maps = [heat_map(answer) for answer in text_model.predict(embedding, prompts)]
-                total[i][field.slices] += weight * np.mean(maps, 0)
+        if not is_flat(picture[field.slices]):
+            for i, one in enumerate(look(field)):
+                total[i][field.slices] += weight * one
         if progress is not None:
             progress(done + 1, len(fields))
     if len(fields) > 1:
@@ -123,7 +176,19 @@ def heat_of(
     return total.astype(np.float16)
 
 
-def _windows(shape: tuple[int, int], tile: int | None) -> list[Field]:
+def is_flat(pixels: NDArray[np.uint8]) -> bool:
+    """Whether there is one single value, which tells nothing and which no model encodes."""
+    return bool(pixels.min() == pixels.max())
+
+
+def windows(shape: tuple[int, int], tile: int | None = None) -> list[Field]:
+    """Return the windows in which a model of words looks at a plane of `shape` (H, W).
+
+    Raises
+    ------
+    InputError
+        If `tile` is too small.
+    """
     if tile is not None and tile < tiling.NARROWEST:
         raise InputError(f"A tile is at least {tiling.NARROWEST} pixels wide; got {tile}.")
     if tile is None and max(shape) <= tiling.LARGE_PLANE:

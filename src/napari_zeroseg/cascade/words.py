@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from napari_zeroseg.cascade.features import Descriptor, Surroundings
 from napari_zeroseg.cascade.find import search_planes, taken_of
@@ -26,11 +23,11 @@ from napari_zeroseg.cascade.queue import Queue
 from napari_zeroseg.cascade.search import side_for
 from napari_zeroseg.cascade.shown import Known, Shown, examples_of, learn_from
 from napari_zeroseg.cascade.text import segment_text
-from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.segmenter import Segmenter
-from napari_zeroseg.settings import Settings
 from napari_zeroseg.view import View
+from napari_zeroseg.word_files import folder_of, spoken, words_folder, write_folder
 
 if TYPE_CHECKING:
     from napari_zeroseg.embeddings import EmbeddingStore
@@ -129,14 +126,9 @@ def teach(
     CancelledError
     """
     name, options = spoken(word), options or SimilarOptions()
-    if len(pictures) != len(labels):
-        raise InputError(f"There are {len(pictures)} planes but labels for {len(labels)}: give labels for each.")
+    planes, labelled = checked_labels(name, len(pictures), labels)
     views = [as_view(model, picture, store) for picture in pictures]
-    planes = [np.asarray(one) for one in labels]
-    labelled = [i for i, plane in enumerate(planes) if plane.any()]
-    if not labelled:
-        raise InputError(f"Nothing is labelled, so {name!r} cannot be taught: give labels of at least one object.")
-    held = labelled[len(labelled) - round(_HELD_OUT * len(labelled) + 0.25) :] if len(labelled) > 1 else []
+    held = held_out(labelled)
     trial = Trial()
     if held:
         first, side = _learnt(model, views, planes, [i for i in labelled if i not in held], options, cancel)
@@ -144,6 +136,28 @@ def teach(
     shown, side = _learnt(model, views, planes, labelled, options, cancel)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Word(name, model.model_key, shown, side, trial, date)
+
+
+def checked_labels(word: str, count: int, labels: Sequence[ArrayLike]) -> tuple[list[NDArray[Any]], list[int]]:
+    """Return the labels of `count` planes, and which planes hold any.
+
+    Raises
+    ------
+    InputError
+        If their number is another one, or nothing is labelled.
+    """
+    if count != len(labels):
+        raise InputError(f"There are {count} planes but labels for {len(labels)}: give labels for each.")
+    planes = [np.asarray(one) for one in labels]
+    labelled = [i for i, plane in enumerate(planes) if plane.any()]
+    if not labelled:
+        raise InputError(f"Nothing is labelled, so {word!r} cannot be taught: give labels of at least one object.")
+    return planes, labelled
+
+
+def held_out(labelled: Sequence[int]) -> list[int]:
+    """Return those of the labelled planes on which a word is tried, and which it is not learnt from for that."""
+    return list(labelled[len(labelled) - round(_HELD_OUT * len(labelled) + 0.25) :]) if len(labelled) > 1 else []
 
 
 def find_word(
@@ -211,30 +225,6 @@ def _tried(
     return Trial(float(np.mean(after)), float(np.mean(before)) if before else None, float(np.mean(absence)), len(held))
 
 
-def spoken(word: str) -> str:
-    """Return a word as it is compared: small letters, single spaces.
-
-    Raises
-    ------
-    InputError
-        If nothing is left, or it is too long for the name of a folder.
-    """
-    name = " ".join(word.casefold().split())
-    if not re.search(r"\w", name) or len(name) > 60:
-        raise InputError(f"{word!r} cannot be taught: give a word, or a few, of at most 60 letters.")
-    return name
-
-
-def words_folder() -> Path:
-    """Where taught words are kept: beside the user's models."""
-    return Settings.from_environment().data_dir / "words"
-
-
-def _folder_of(word: str) -> Path:
-    name = spoken(word)
-    return words_folder() / "".join(letter if letter.isalnum() else f"-{ord(letter):x}-" for letter in name)
-
-
 def taught_words() -> list[str]:
     """Return all words that were taught, by name."""
     found = []
@@ -259,11 +249,11 @@ def save_word(word: Word) -> Path:
     WriteError
         If it cannot be written.
     """
-    folder = _folder_of(word.word)
+    folder = folder_of(word.word)
     one = word.shown.prototypes[0]
     described = word.shown.examples[one.label]
     tensors = {part: np.stack([np.atleast_1d(getattr(d, part)) for d in described]) for part in _PARTS}
-    tensors = {key: np.ascontiguousarray(value, np.float32) for key, value in tensors.items()}
+    tensors = {key: np.asarray(value, np.float32) for key, value in tensors.items()}
     tensors |= {"centre": word.shown.around.centre, "tone_spread": word.shown.around.tone_spread}
     card = {
         "word": word.word,
@@ -274,19 +264,7 @@ def save_word(word: Word) -> Path:
         "trial": asdict(word.trial),
         "date": word.date,
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-        try:
-            save_file(tensors, made / TENSORS)
-            (made / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            made.replace(folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    except OSError as error:
-        raise WriteError(f"{folder} cannot be written ({error.strerror}): make room, or permit it.") from error
+    write_folder(folder, (CARD, card), (TENSORS, tensors))
     return folder
 
 
@@ -298,7 +276,7 @@ def load_word(word: str) -> Word:
     InputError
         If there is none, or its files are damaged.
     """
-    folder = _folder_of(word)
+    folder = folder_of(word)
     if not (folder / CARD).is_file():
         known = ", ".join(taught_words()) or "none yet"
         raise InputError(f"{spoken(word)!r} has not been taught; words that have: {known}.")

@@ -22,6 +22,7 @@ from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.clipseg_conditions import highlighted_pixels_of, mix, pixels_of
 from napari_zeroseg.models.clipseg_convert import convert_original, has_clip, is_original
 from napari_zeroseg.models.clipseg_network import ClipSegNetwork, build_module
+from napari_zeroseg.models.clipseg_taught import TaughtConditions
 from napari_zeroseg.models.clipseg_text import PhraseMemory, Vocabulary, find_vocabulary
 from napari_zeroseg.models.pipelines import seen
 from napari_zeroseg.models.probability_frame import ProbabilityFrame, at_threshold, heat_map
@@ -114,6 +115,7 @@ class ClipSegSegmenter:
         self.network = ClipSegNetwork(module, device, dtype)
         length = int(self.network.config.text_config.max_position_embeddings)
         self._phrases = PhraseMemory(Vocabulary(vocabulary, spec.title, length), self.network.text_conditions)
+        self._taught = TaughtConditions(self.model_key, int(self.network.config.projection_dim))
 
     def encode(self, image: ArrayLike) -> Embedding:
         """Encode a picture.
@@ -138,13 +140,13 @@ class ClipSegSegmenter:
         """
         picture = seen(image)
         # not inference_mode: its tensors could not be used under autograd, and a decoder is trained on embeddings
-        with _memory_watched(self.device, "encoding a picture"), torch.no_grad():
+        with memory_watched(self.device, "encoding a picture"), torch.no_grad():
             activations = self.network.activations(pixels_of(picture))
         shape = (picture.shape[0], picture.shape[1])
         return Embedding({"activations": activations}, shape, self.model_key, whole(shape))
 
     def predict(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool = False) -> list[Prediction]:
-        """Find what each prompt's phrase names.
+        """Find what each prompt's phrase names; one that was taught to this model is asked for by its fitted vector.
 
         Parameters
         ----------
@@ -212,8 +214,15 @@ class ClipSegSegmenter:
             )
         return [_prediction(embedding, logits, None) for logits in self._logits(embedding, array)]
 
-    def text_conditions(self, phrases: Sequence[str]) -> NDArray[np.float32]:
+    def text_conditions(self, phrases: Sequence[str], *, bare: bool = False) -> NDArray[np.float32]:
         """Return CLIP's (N, P) float32 embeddings of N phrases, not normalised; each is computed once.
+
+        Parameters
+        ----------
+        phrases : sequence of str
+            In place of CLIP's embedding, those that were taught to this model give their fitted vectors.
+        bare : bool
+            CLIP's embeddings of these too.
 
         Raises
         ------
@@ -226,7 +235,11 @@ class ClipSegSegmenter:
             raise InputError("A phrase is empty: name what to find, for example 'lung'.")
         if not phrases:
             return np.zeros((0, int(self.network.config.projection_dim)), np.float32)
-        return self._conditions_of([phrase.strip() for phrase in phrases])
+        return self._conditions_of([phrase.strip() for phrase in phrases], bare)
+
+    def is_taught(self, phrase: str) -> bool:
+        """Whether a phrase was taught to this model, so that it is asked for by its fitted vector."""
+        return self._taught(phrase) is not None
 
     def picture_condition(self, image: ArrayLike, mask: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return CLIP's (P,) float32 embedding of an example, not normalised.
@@ -246,21 +259,35 @@ class ClipSegSegmenter:
         """
         picture = seen(image)
         pixels = pixels_of(picture) if mask is None else highlighted_pixels_of(picture, _example(mask, picture))
-        with _memory_watched(self.device, "looking at an example"), torch.inference_mode():
+        with memory_watched(self.device, "looking at an example"), torch.inference_mode():
             condition = self.network.picture_conditions(pixels)[0].cpu()
         return np.asarray(condition.numpy())
 
     def cut(self, phrase: str) -> str:
         """Return the end of a phrase that the model has no room to read, "" if it reads all of it."""
-        return self._phrases.cut(phrase.strip())
+        return "" if self.is_taught(phrase) else self._phrases.cut(phrase.strip())
+
+    def activations_of(self, embedding: Embedding) -> Tensor:
+        """Return the decoder's inputs, (blocks, patches + 1, channels), on the device and brought there once."""
+        name = f"activations on {self.device}"
+        if name not in embedding.memo:
+            held = torch.as_tensor(embedding.tensors["activations"])
+            embedding.memo[name] = held.to(self.device, self.dtype)
+        there: Tensor = embedding.memo[name]
+        return there
 
     def _check_own(self, embedding: Embedding) -> None:
         if embedding.model_key != self.model_key:
             raise InputError("This embedding was made by another model: encode the picture with this one first.")
 
-    def _conditions_of(self, phrases: Sequence[str]) -> NDArray[np.float32]:
-        with _memory_watched(self.device, f"reading {len(phrases)} phrases"):
-            return self._phrases.conditions(phrases)
+    def _conditions_of(self, phrases: Sequence[str], bare: bool = False) -> NDArray[np.float32]:
+        taught = {} if bare else {phrase: self._taught(phrase) for phrase in phrases}
+        found = {phrase: condition for phrase, condition in taught.items() if condition is not None}
+        missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in found]
+        if missing:
+            with memory_watched(self.device, f"reading {len(missing)} phrases"):
+                found.update(zip(missing, self._phrases.conditions(missing), strict=True))
+        return np.stack([found[phrase] for phrase in phrases])
 
     def _logits(self, embedding: Embedding, conditions: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """(N, P) conditions to N answers of (352, 352), a batch at a time."""
@@ -270,7 +297,7 @@ class ClipSegSegmenter:
             batch = torch.from_numpy(conditions[len(answers) : len(answers) + size])
             try:
                 with torch.inference_mode():
-                    answers += list(self.network.decode(self._activations(embedding), batch).cpu().numpy())
+                    answers += list(self.network.decode(self.activations_of(embedding), batch).cpu().numpy())
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -281,18 +308,15 @@ class ClipSegSegmenter:
                 _log.info("%s is short of memory: phrases are looked for %d at a time.", self.device, size)
         return answers
 
-    def _activations(self, embedding: Embedding) -> Tensor:
-        """The decoder's inputs, on the device; brought there once if they come from the disk."""
-        name = f"activations on {self.device}"
-        if name not in embedding.memo:
-            held = torch.as_tensor(embedding.tensors["activations"])
-            embedding.memo[name] = held.to(self.device, self.dtype)
-        there: Tensor = embedding.memo[name]
-        return there
-
 
 @contextmanager
-def _memory_watched(device: torch.device, doing: str) -> Iterator[None]:
+def memory_watched(device: torch.device, doing: str) -> Iterator[None]:
+    """Say in a sentence that the device's memory is not enough.
+
+    Raises
+    ------
+    DeviceMemoryError
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:

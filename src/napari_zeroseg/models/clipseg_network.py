@@ -186,7 +186,10 @@ class ClipSegNetwork:
         return conditions
 
     def decode(self, activations: Tensor, conditions: Tensor) -> Tensor:
-        """The decoder's inputs and (N, P) conditions to (N, 352, 352) float32 logits."""
+        """The decoder's inputs and (N, P) conditions to (N, 352, 352) float32 logits.
+
+        The inputs are those of one picture, for all conditions, or (blocks, N, patches + 1, channels) of N pictures.
+        """
         count = len(conditions)
         expanded = [layer.expand(count, -1, -1) for layer in activations.to(self.device, self.dtype)]
         logits: Tensor = self._decoder(expanded, conditions.to(self.device, self.dtype)).logits
