@@ -36,6 +36,7 @@ FLOORS = (
             "_napari",
             "cli",
             "cli_models",
+            "cli_axes",
             "cli_evaluate",
             "cli_link",
             "cli_segment",

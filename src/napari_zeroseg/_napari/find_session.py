@@ -14,9 +14,10 @@ from napari_zeroseg._napari.find_work import Finding, Teaching, counted
 from napari_zeroseg._napari.stack_place import LabelStack
 from napari_zeroseg._napari.stack_run import Runner
 from napari_zeroseg.cascade import Proposal, Queue
-from napari_zeroseg.cascade.words import spoken, taught_words
+from napari_zeroseg.cascade.words import taught_words
 from napari_zeroseg.errors import ZerosegError
 from napari_zeroseg.jobs import Priority
+from napari_zeroseg.word_files import spoken
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

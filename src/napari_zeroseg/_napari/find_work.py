@@ -17,11 +17,12 @@ from napari_zeroseg.cascade.features import PlaneFeatures
 from napari_zeroseg.cascade.find import Taken, search_plane
 from napari_zeroseg.cascade.search import Candidate, side_for
 from napari_zeroseg.cascade.shown import Known, Shown, learn_from
-from napari_zeroseg.cascade.words import Trial, load_word, save_word, spoken, teach
+from napari_zeroseg.cascade.words import Trial, load_word, save_word, teach
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.view import View
+from napari_zeroseg.word_files import spoken
 
 _EXAMPLES = 64
 """Examples at most that are learnt from, spread over all that are labelled: more say nothing new."""
