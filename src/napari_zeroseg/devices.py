@@ -50,6 +50,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     DeviceError
         If there is no such device on this machine.
     """
+    if not isinstance(name, str):
+        raise DeviceError(f"A device is named by a text such as 'auto' or 'cuda:1'; got {name!r}.")
     name = _named(name)
     if name == OPENVINO:
         name = "cpu"

@@ -7,7 +7,7 @@ import torch
 
 from napari_zeroseg import load_model
 from napari_zeroseg.devices import is_out_of_memory
-from napari_zeroseg.errors import DeviceMemoryError, InputTypeError
+from napari_zeroseg.errors import DeviceError, DeviceMemoryError, InputTypeError
 
 
 def test_the_processors_own_words():
@@ -51,6 +51,11 @@ def test_the_largest_of_the_family_that_fits_is_named(monkeypatch):
     monkeypatch.setattr(devices, "free_memory", lambda _: 2 * 10**9)
     with pytest.raises(DeviceMemoryError, match=r"use sam_vit_b, or close other programs"):
         load_model("sam_vit_h", device="cpu", precision="float32")
+
+
+def test_a_device_is_a_text():
+    with pytest.raises(DeviceError, match="named by a text such as 'auto'"):
+        load_model(device=None)
 
 
 def test_a_key_is_a_text():

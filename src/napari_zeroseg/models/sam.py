@@ -383,7 +383,8 @@ def check_call(embedding: Embedding, prompts: Sequence[Prompt], model_key: str) 
         raise InputTypeError("predict needs what encode returned as its first argument: encode the picture first.")
     if embedding.model_key != model_key:
         raise InputError("This embedding was made by another model: encode the picture with this one first.")
-    if isinstance(prompts, Prompt) or not all(isinstance(prompt, Prompt) for prompt in prompts):
+    given: object = prompts  # whatever the types say
+    if not isinstance(given, Sequence) or not all(isinstance(prompt, Prompt) for prompt in given):
         raise InputTypeError("predict needs a list of prompts, such as [Prompt(points=[(row, column)])].")
 
 

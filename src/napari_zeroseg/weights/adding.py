@@ -153,9 +153,10 @@ def _free_name(base: ModelSpec, weights: Weights, specs: Specs, name: str | None
         return name
     there = locate(base)
     if there is not None:
+        instead = f", or remove those first (`zeroseg remove {base.key}`)" if there.card is not None else ""
         raise WeightsError(
-            f"{base.title} has its weights already, at {there.path}: give this file a name of its own with --name, or "
-            f"remove those first (`zeroseg remove {base.key}`)."
+            f"{base.title} has its weights already, at {there.path}: give this file a name of its own with --name"
+            f"{instead}."
         )
     known = _published_of_its_form(base, weights)
     if known and weights.sha256 not in known:

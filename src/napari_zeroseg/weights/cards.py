@@ -105,7 +105,12 @@ def read_card(key: str) -> Card | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        _log.warning("%s cannot be read and is left out of account: %s", path, error)
+        _log.warning(
+            "%s cannot be read and its model is left out (%s): delete the folder %s and get the model again.",
+            path,
+            error,
+            path.parent,
+        )
         return None
 
 

@@ -174,10 +174,11 @@ def _from_first_that_works(spec: ModelSpec, watch: _Watch) -> Path:
     if len(errors) == 1:
         raise errors[0]
     # with a mirror, all of them may be one and the same
-    _, *rest = dict.fromkeys(url for _, url in _places(spec))
-    others = dict.fromkeys(host_of(url) for url in rest)
-    either = f" {', '.join(others)} did not work either." if others else ""
-    raise DownloadError(f"{errors[0]}{either}") from errors[0]
+    first, *rest = dict.fromkeys(url for _, url in _places(spec))
+    others = [host for host in dict.fromkeys(map(host_of, rest)) if host != host_of(first)]
+    if others:
+        raise DownloadError(f"{errors[0]} {', '.join(others)} did not work either.") from errors[0]
+    raise DownloadError(f"{errors[0]}{' Its other file there did not come either.' if rest else ''}") from errors[0]
 
 
 def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Path:

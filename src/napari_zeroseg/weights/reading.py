@@ -75,6 +75,8 @@ def read_weights(weights: str | Path | Mapping[str, Any] | None, source: Weights
         return _understood(tensors, _hash_of_tensors(tensors), None)
     if weights is not None and not isinstance(weights, (str, Path)):
         raise InputTypeError(f"Weights are a path or a state dict, not {type(weights).__name__}.")
+    if weights is not None and not str(weights):
+        raise WeightsError("The path of the weights is empty: give a file or folder, or leave it out.")
     if weights is not None:
         return read_file(file_of(Path(weights).expanduser(), title))
     path = source.path
