@@ -216,3 +216,24 @@ def test_while_a_whole_plane_is_accepted(open_models, toys, watched):
     bench.settle()
     assert not bench.workspace.labels.data.any()
     slots.check()
+
+
+def test_while_many_boxes_are_accepted_at_once(open_models, toys, watched):
+    bench, slots, _ = watched
+    bench.until(lambda: "toy_flood" in bench.session.models.zoo.entries)
+    bench.dock.model.picked.emit("toy_flood")
+    bench.until(lambda: bench.session.model.key == "toy_flood")
+    bench.session.set_options(batched=True)
+    bench.dock.kinds.buttons["box"].click()
+    places = [(r, c) for r in range(100, 1900, 300) for c in range(100, 1900, 300)]
+    boxes = [[[0, r, c], [0, r, c + 90], [0, r + 90, c + 90], [0, r + 90, c]] for r, c in places]
+    bench.workspace.shapes.add_rectangles(np.array(boxes, float))
+    bench.until(lambda: bench.session.asking.answer is not None)
+    bench.settle()
+    bench.session.accept()
+    bench.settle()
+    assert len(np.unique(bench.workspace.labels.data[0])) == len(places) + 1
+    bench.session.undo()
+    bench.settle()
+    assert not bench.workspace.labels.data.any()
+    slots.check()

@@ -128,10 +128,10 @@ def test_drawn_again_it_loses_what_it_leaves(begun):
     labels = accept(begun, 1, 100, 100)
     labels.data_setitem((np.full(60, 1), np.full(60, 500), np.arange(60)), 1)
     output = begun.workspace.output
-    own = output.plane(begun.viewer.dims)
+    target = output.target(begun.workspace.plane(), begun.viewer.dims)
     earlier = (slice(0, 512), slice(0, 600), labels.data[1] == 1)
     square = (slice(40, 60), slice(40, 60), np.ones((20, 20), bool))
-    written = output.write(square, 1, OverlapPolicy.KEEP, seen_from=own, dims=begun.viewer.dims, earlier=earlier)
+    written = output.write(square, 1, OverlapPolicy.KEEP, target, earlier=earlier)
     output.show()
     assert counts(labels) == {1: 400}
     assert written.pixels == PIXELS - 100 + 60 - 400

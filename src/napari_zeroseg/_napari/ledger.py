@@ -82,6 +82,10 @@ class Step:
         return f"{what} accepted, {pixels:,} pixels"
 
 
+_FEW = 2
+"""Objects that are drawn one by one as they are written."""
+
+
 @dataclass(frozen=True, eq=False)
 class Undone:
     """What was taken back: a sentence, and the step whose marks came back, if it was one."""
@@ -110,10 +114,17 @@ class Ledger:
         output = self._workspace.output
         assert output is not None
         labels, largest = _labels_for(finished, output), output.largest
-        dims = self._workspace.viewer.dims
+        target, many = output.target(plane, self._workspace.viewer.dims), len(finished) > _FEW
         with output.layer.block_history():
             written = [
-                output.write(done.patch, label, policy, seen_from=plane, dims=dims, earlier=_earlier(done.marks))
+                output.write(
+                    done.patch,
+                    label,
+                    policy,
+                    target,
+                    earlier=_earlier(done.marks),
+                    is_one_of_many=many,
+                )
                 for done, label in zip(finished, labels, strict=True)
             ]
         if not any(one.pixels for one in written):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,21 @@ class Written:
     label: int
     pixels: int
     witness: tuple[int, ...] | None
+
+
+class Target(NamedTuple):
+    """Where masks of a plane go in the output.
+
+    Attributes
+    ----------
+    plane : ShownPlane
+        The layer's own plane on the screen.
+    pixel_map : (2, 3) array
+        Takes (row, column, 1) of the plane that the masks were made on to its pixels.
+    """
+
+    plane: ShownPlane
+    pixel_map: NDArray[np.floating[Any]]
 
 
 class Output:
@@ -106,6 +121,11 @@ class Output:
             raise InputError(f"'{self.layer.name}' has several scales and cannot be edited: choose another output.")
         return shown_plane(self.layer, dims)
 
+    def target(self, seen_from: ShownPlane, dims: Dims) -> Target:
+        """Return where masks of the plane `seen_from` go; errors are those of :meth:`plane`."""
+        own = self.plane(dims)
+        return Target(own, seen_from.pixel_map(own))
+
     def mask_of(self, label: int, own: ShownPlane) -> NDArray[np.bool_]:
         """Where a label is on the layer's plane `own`, (H, W) bool."""
         return np.asarray(self._read(own, slice(None), slice(None)) == label)
@@ -115,10 +135,10 @@ class Output:
         patch: Patch,
         label: int,
         policy: OverlapPolicy,
+        target: Target,
         *,
-        seen_from: ShownPlane,
-        dims: Dims,
         earlier: Patch | None = None,
+        is_one_of_many: bool = False,
     ) -> Written:
         """Write one object as an edit of the layer; several inside ``block_history`` are one undo step.
 
@@ -127,11 +147,14 @@ class Output:
         Parameters
         ----------
         patch : Patch
-            In pixels of the plane `seen_from`; brought to the layer's own pixels where those differ.
+            In pixels of the plane that it was made on; brought to the layer's own pixels where those differ.
         label : int
         policy : OverlapPolicy
+        target : Target
         earlier : Patch, optional
             What the object was before, in the layer's own pixels; goes away first, unless only empty pixels may change.
+        is_one_of_many : bool
+            Leave all drawing to :meth:`show`: one large refresh is quicker than many small ones.
 
         Raises
         ------
@@ -139,14 +162,15 @@ class Output:
             If the layer cannot be edited or cannot hold the label.
         """
         self.check_fits(label)
-        own = self.plane(dims)
-        patch = moved(patch, seen_from.pixel_map(own), own.shape)
+        own = target.plane
+        patch = moved(patch, target.pixel_map, own.shape)
         count, largest = 0, self._largest_there()
         if earlier is not None and policy is not OverlapPolicy.EMPTY:
             count += self._erase(own, earlier, patch, label)
         window = self._read(own, patch[0], patch[1])
         local: Patch = (slice(0, window.shape[0]), slice(0, window.shape[1]), patch[2])
-        count += self._set(own, patch[0].start, patch[1].start, changes(window, local, label, policy), label)
+        changed = changes(window, local, label, policy)
+        count += self._set(own, patch[0].start, patch[1].start, changed, label, draw=not is_one_of_many)
         if count and largest is not None:
             self.largest = max(largest, label)
         return Written(label, count, self._witness(own, patch, label))
@@ -178,7 +202,9 @@ class Output:
         plane = np.asarray(self.layer.data[_box(own, rows, columns)])
         return plane if own.axes[0] < own.axes[1] else plane.T
 
-    def _set(self, own: ShownPlane, row: int, column: int, mask: NDArray[np.bool_], label: int) -> int:
+    def _set(
+        self, own: ShownPlane, row: int, column: int, mask: NDArray[np.bool_], label: int, draw: bool = True
+    ) -> int:
         """Give the pixels of `mask`, whose first one is at (row, column), a label; how many they are."""
         count = int(np.count_nonzero(mask))
         if not count:
@@ -192,7 +218,8 @@ class Output:
                 rows, columns = np.nonzero(mask)
                 indices = [np.full(len(rows), i, np.intp) for i in own.index]
                 indices[own.axes[0]], indices[own.axes[1]] = rows + row, columns + column
-                self.layer.data_setitem(tuple(indices), label)
+                self._is_stale |= not draw
+                self.layer.data_setitem(tuple(indices), label, refresh=draw)
         except (TypeError, NotImplementedError, ValueError, IndexError, OSError) as error:
             raise InputError(
                 f"'{self.layer.name}' cannot be edited, it may be read-only or computed: choose or add another "
