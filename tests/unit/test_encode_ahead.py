@@ -13,6 +13,7 @@ from napari_zeroseg.encode_ahead import AheadProgress, encode_stack, outwards
 from napari_zeroseg.errors import CancelledError, InputError, ReadError, WriteError
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.registry import MOBILE_SAM
 from napari_zeroseg.segmenter import Embedding
 from napari_zeroseg.tiling import whole
 from napari_zeroseg.view import View
@@ -23,6 +24,7 @@ SIZE = 2 * 64 * 64  # bytes of one embedding on disk, without its header
 class Model:
     """Its embedding is a small picture of the mean."""
 
+    spec = MOBILE_SAM
     model_key = "mean-1"
 
     def __init__(self) -> None:
