@@ -177,7 +177,12 @@ def _activations(module: Any, pixels: Tensor) -> list[Tensor]:
     return kept
 
 
-def train(folder: Path, shorter: int = 1, told: Callable[[str, int, float], None] | None = None) -> Path:
+def train(
+    folder: Path,
+    shorter: int = 1,
+    told: Callable[[str, int, float], None] | None = None,
+    steps: tuple[int, int] = (SEEING, DRAWING),
+) -> Path:
     """Train a small CLIPSeg on scenes and save it with its vocabulary; the same weights each time.
 
     Parameters
@@ -188,6 +193,8 @@ def train(folder: Path, shorter: int = 1, told: Callable[[str, int, float], None
         By how many times less it is trained.
     told : callable, optional
         Called with what is trained, each step and its loss.
+    steps : tuple of int
+        Of the image encoder and of the decoder.
     """
     write_vocabulary(folder)
     torch.manual_seed(0)
@@ -211,7 +218,7 @@ def train(folder: Path, shorter: int = 1, told: Callable[[str, int, float], None
         return -(weight * parts * answer).sum() / (weight * parts).sum()
 
     encoder = [*module.clip.vision_model.parameters(), *head.parameters()]
-    _optimize("seeing", encoder, 1e-3, SEEING // shorter, see, told)
+    _optimize("seeing", encoder, 1e-3, steps[0] // shorter, see, told)
     with torch.no_grad():  # it stays as it is from here on, so it looks once
         known = [_varied(rng, pictures, sorts) for _ in range(-(-LOOKS // shorter // BATCH))]
         held = torch.cat([torch.stack(_activations(module, _normalised(seen)), 1) for seen, _ in known])
@@ -226,7 +233,7 @@ def train(folder: Path, shorter: int = 1, told: Callable[[str, int, float], None
         each = list(held[chosen].repeat_interleave(asked.shape[1], 0).unbind(1))
         return _loss(module.decoder(each, conditions[asked.flatten()]).logits, F.avg_pool2d(targets, CELL))
 
-    _optimize("drawing", list(module.decoder.parameters()), 2e-3, DRAWING // shorter, draw, told)
+    _optimize("drawing", list(module.decoder.parameters()), 2e-3, steps[1] // shorter, draw, told)
     cells = module.decoder.transposed_convolution
     pixels = nn.ConvTranspose2d(REDUCED, 1, PATCH, stride=PATCH)
     pixels.weight.data = cells.weight.data.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)

@@ -39,7 +39,7 @@ def shapes(benchmark):
 
 @pytest.fixture(scope="module")
 def reader(shapes, tmp_path_factory):
-    folder = shapes.train(tmp_path_factory.mktemp("shapes"))
+    folder = shapes.train(tmp_path_factory.mktemp("shapes"), steps=(300, 400))  # the benchmark takes more
     return load_model("clipseg_rd64", weights=folder, device="cpu", precision="float32")
 
 
