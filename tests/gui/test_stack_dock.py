@@ -82,6 +82,19 @@ def test_layers_are_chosen(bench):
     assert bench.dock.run.isHidden()
 
 
+def test_where_it_runs_is_chosen(bench, shared_memory):
+    bench.dock.device.picked.emit("cpu")
+    bench.dock.precision.picked.emit("float32")
+    choice = bench.session.choices.model
+    assert (choice.key, choice.device, choice.precision) == ("mobile_sam", "cpu", "float32")
+    bench.until(lambda: bench.dock.precision.currentText() == "float32")
+    bench.session.set_model("mobile_sam")
+    assert bench.session.choices.model == choice
+    bench.dock.everything.click()
+    bench.settle()
+    assert {held.precision for held in shared_memory._models} == {"float32"}
+
+
 def test_propagate_curve_and_flags(bench):
     bench.session.set_choices(threshold=1.0)
     bench.propagate()

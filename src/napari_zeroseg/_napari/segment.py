@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from napari.layers import Image, Labels, Points, Shapes
 from qtpy.QtWidgets import QCheckBox, QPushButton, QSpinBox, QWidget
 
 from napari_zeroseg._napari.compare import CompareWindow
+from napari_zeroseg._napari.computing import DEVICES, PRECISIONS
 from napari_zeroseg._napari.engine import ModelChoice
 from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.keys import Keys
@@ -43,17 +43,6 @@ KINDS = (
     ("mask", "Outline", "Draw roughly around the object; the model refines it"),
 )
 PLURALS = {"points": "points", "box": "boxes", "mask": "outlines"}
-DEVICES = (
-    ("auto", "auto", "A GPU if there is one, else the processor"),
-    ("cpu", "cpu", "The processor"),
-    *((("mps", "mps", "Apple's GPU"),) if sys.platform == "darwin" else (("cuda", "cuda", "An NVIDIA or AMD GPU"),)),
-)
-PRECISIONS = (
-    ("auto", "auto", "What the device computes fastest with the same masks"),
-    ("float32", "float32", "Full precision"),
-    ("bf16", "bf16", "Half the memory; fast where the device has it"),
-    ("fp16", "fp16", "Half the memory, GPUs only"),
-)
 OVERLAPS = (
     (OverlapPolicy.KEEP, "Keep others", "Pixels of other objects stay theirs"),
     (OverlapPolicy.REPLACE, "Replace", "The new object takes all of its pixels"),

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_zeroseg._napari.computing import DEVICES, PRECISIONS
 from napari_zeroseg._napari.curve import Curve, CurveData
 from napari_zeroseg._napari.find_part import FindPart, ProposalsPart
 from napari_zeroseg._napari.frame import Dock
@@ -182,7 +183,11 @@ class StackDock(Dock):
         self.most.setSpecialValueText("no limit")
         self.gap = _number(0, 20, "Planes that an object may be missing from between two of its sections")
         self.min_planes = _number(1, 10**6, "Objects on fewer planes are removed")
+        self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
+        self.device.setToolTip("Where the model computes, from the next run on")
+        self.precision.setToolTip("How exactly the model computes, from the next run on")
         return form(
+            ("Runs on", row(self.device, self.precision)),
             ("", _heading("Propagate")),
             ("Flag below", self.threshold),
             ("", _heading("Segment everything")),
@@ -207,6 +212,8 @@ class StackDock(Dock):
         self.image.picked.connect(session.choose_image)
         self.labels.picked.connect(session.choose_labels)
         self.model.picked.connect(session.set_model)
+        self.device.picked.connect(lambda device: session.set_computing(device=device))
+        self.precision.picked.connect(lambda precision: session.set_computing(precision=precision))
         for widget, name in ((self.whole, "whole"), (self.seeds, "everywhere"), (self.direction, "direction")):
             widget.picked.connect(lambda value, name=name: session.set_choices(**{name: value}))
         self.line.textChanged.connect(lambda line: session.set_choices(line=line))
@@ -296,7 +303,14 @@ class StackDock(Dock):
         session = self.session
         self.image.show_layer(session.image)
         self.labels.show_layer(session.labels)
-        self.model.show_models(session.zoo.entries.values(), session.choices.model.key)
+        model = session.choices.model
+        self.model.show_models(session.zoo.entries.values(), model.key)
+        known = {name for name, _, _ in DEVICES}
+        # the Segment dock, which this one begins with, may have found more
+        others = () if model.device in known else ((model.device, model.device, "As in the Segment dock"),)
+        self.device.offer((*DEVICES, *others))
+        self.device.show_value(model.device)
+        self.precision.show_value(model.precision)
         self._refresh_choices()
         self._refresh_run()
         self.finding.refresh()

@@ -129,6 +129,10 @@ class StackSession:
         """Change some of :class:`AutomaticOptions`."""
         self.set_choices(search=replace(self.choices.search, **values))
 
+    def set_computing(self, **values: str) -> None:
+        """Use another device or precision from the next run on."""
+        self.set_choices(model=replace(self.choices.model, **values))
+
     def set_model(self, key: str) -> None:
         """Use another model from the next run on."""
         self.set_choices(model=replace(self.choices.model, key=key))
