@@ -237,3 +237,22 @@ def test_while_many_boxes_are_accepted_at_once(open_models, toys, watched):
     bench.settle()
     assert not bench.workspace.labels.data.any()
     slots.check()
+
+
+def test_while_what_phrases_name_is_accepted(open_models, toys, watched):
+    bench, slots, _ = watched
+    bench.until(lambda: "toy_words" in bench.session.models.zoo.entries)
+    bench.dock.model.picked.emit("toy_words")
+    bench.until(lambda: bench.session.model.key == "toy_words")
+    bench.settle()
+    bench.dock.text.line.setText("bright, dark")
+    bench.dock.text.line.returnPressed.emit()
+    bench.until(lambda: all(label.text() for label in bench.dock.text.legend.figures))
+    bench.settle()
+    bench.session.accept()
+    bench.settle()
+    assert set(np.unique(bench.workspace.labels.data[0])) == {1, 2}
+    bench.session.undo()
+    bench.settle()
+    assert not bench.workspace.labels.data.any()
+    slots.check()
