@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,6 @@ from napari_zeroseg.cascade import (
     Queue,
     SimilarOptions,
     TextOptions,
-    examples_of,
     segment_detected,
     segment_text,
     vote,
@@ -233,15 +233,14 @@ def labels_of(path: Path, series: Planes) -> Planes:
 
 
 def _by_examples(job: FindRun, labels: Planes, model: Segmenter, see: Sight) -> _Way:
-    examples: list[Example] = []
-    for plane in range(len(labels)):
-        here = examples_of(labels.read(plane))
-        view = see(plane) if here else None
-        examples += [Example(one.mask, label=1, picture=view) for one in here]
-    if not examples:
+    marked = [(plane, label) for plane in range(len(labels)) for label in _present(labels.read(plane))]
+    if not marked:
         raise InputError(f"{job.like} holds no label: mark at least one object.")
-    shown = examples[:: max(1, -(-len(examples) // _EXAMPLES))]
-    known = [Known.of(one, model, [], None) for one in shown]
+    known: list[Known] = []
+    # only what is shown is drawn as masks: there may be thousands of labels
+    for plane, several in itertools.groupby(marked[:: -(-len(marked) // _EXAMPLES)], key=lambda one: one[0]):
+        here, view = np.asarray(labels.read(plane)), see(plane)
+        known += [Known.of(Example(here == label, label=1, picture=view), model, [], None) for _, label in several]
     side = side_for(see.series.plane_shape, [one.patch for one in known], job.similar)
     learnt = learn_from(known, [], side, None)
 
@@ -251,6 +250,11 @@ def _by_examples(job: FindRun, labels: Planes, model: Segmenter, see: Sight) -> 
         return _with(there, queue, first)
 
     return do
+
+
+def _present(labels: NDArray[Any]) -> list[int]:
+    array = np.asarray(labels)
+    return [int(label) for label in np.unique(array[array > 0])]
 
 
 def _by_word(job: FindRun, word: Word, model: Segmenter) -> _Way:
