@@ -41,13 +41,13 @@ from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import checked_target
-from napari_zeroseg.io.write import LabelsWriter, discard, is_growing
+from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, check_picture, planes_of
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Patch, Segmenter
 from napari_zeroseg.view import View
-from napari_zeroseg.word_files import spoken
+from napari_zeroseg.word_files import spoken, words_folder
 
 _EXAMPLES = 64
 """Examples at most that a stack is searched by, spread over its labelled planes: more say nothing new."""
@@ -126,6 +126,8 @@ def find_file(
 ) -> dict[str, Any]:
     """Label ``job.source`` in ``job.out``, with the provenance as JSON beside it.
 
+    Planes that an interrupted run of the same settings has done are not done again.
+
     Parameters
     ----------
     job : FindRun
@@ -147,15 +149,23 @@ def find_file(
     sources = [path.expanduser() for path in (job.source, job.like, job.vote) if path is not None]
     _check_apart(out, sources)
     with only_run_on(out):
-        if out.exists() and not job.overwrite and not is_growing(out):
-            raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
         picture = open_image(sources[0])
         series = picture.planes()
         planes = planes_of(job.planes, len(series))
         model = load()
+        readers: list[Any] = []
+
+        def reader() -> Any:
+            readers.append(load_reader())
+            return readers[0]
+
         see = Sight(series, picture, job.contrast, model)
-        way = _way(job, model, load_reader, see)
-        return _write(job, out, picture, model, see, planes, way, bar)
+        way = _way(job, model, reader, see)
+        settings = _settings(job, model, readers, planes)
+        run = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        if out.exists() and not job.overwrite and not is_growing(out):
+            return _there_already(out, run)
+        return _write(job, _writer(job, out, picture, series, run), run, settings, see, planes, way, bar)
 
 
 class Sight:
@@ -276,9 +286,10 @@ def _with(known: NDArray[Any], queue: Queue, first: int) -> _Found:
 
 def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> _Way:
     """Phrases: those that were taught by their prototypes, the others by the model that reads."""
-    known = set(taught_words())
-    taught = [(number, load_word(phrase)) for number, phrase in enumerate(job.text, 1) if spoken(phrase) in known]
-    others = [(number, phrase) for number, phrase in enumerate(job.text, 1) if spoken(phrase) not in known]
+    known = {spoken(word) for word in taught_words()}
+    alike = {phrase: " ".join(phrase.casefold().split()) for phrase in job.text}
+    taught = [(number, load_word(phrase)) for number, phrase in enumerate(job.text, 1) if alike[phrase] in known]
+    others = [(number, phrase) for number, phrase in enumerate(job.text, 1) if alike[phrase] not in known]
     reader = load_reader() if others else None
 
     def do(view: View, plane: int, first: int) -> _Found:
@@ -361,45 +372,63 @@ def _by_vote(classes: Planes, model: Segmenter, options: AutomaticOptions) -> _W
     return do
 
 
+def _there_already(out: Path, run: str) -> dict[str, Any]:
+    found = provenance.read(out)
+    if found.get("run") != run:
+        raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
+    return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
+
+
+def _writer(job: FindRun, out: Path, picture: Picture, series: Planes, run: str) -> LabelsWriter:
+    """Take up what a run of the same settings has left; planes of another run go where the user says so."""
+    shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
+    waiting = journal_of(out)
+    if job.overwrite and waiting.is_dir():
+        discard(out)
+    return LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
+
+
 def _write(
     job: FindRun,
-    out: Path,
-    picture: Picture,
-    model: Segmenter,
+    writer: LabelsWriter,
+    run: str,
+    settings: dict[str, Any],
     see: Sight,
     planes: Sequence[int],
     way: _Way,
     bar: Callable[[int, int], Any],
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    series = see.series
-    shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
-    settings = _settings(job, model, planes)
-    run = hashlib.sha256(json.dumps([settings, provenance.now()], sort_keys=True).encode()).hexdigest()[:16]
-    discard(out)  # of a run that was stopped: this one begins anew
-    reports: list[dict[str, Any]] = []
-    first = 1 if job.like is None else 1 + _highest(labels_of(job.like, series))
-    writer = LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
+    done = writer.done
+    reports = [_kept(writer.folder, plane) for plane in itertools.takewhile(done.__contains__, planes)]
+    before = [report["plane"] for report in reports]
+    lowest = 1 if job.like is None else 1 + _highest(labels_of(job.like, see.series))
+    first = max([lowest, *(report["last"] + 1 for report in reports)])
     try:
-        with bar(len(planes), 0) as progress:
-            for plane in planes:
+        with bar(len(planes), len(reports)) as progress:
+            for plane in planes[len(reports) :]:
                 found = way(see(plane), plane, first)
-                writer.write(plane, found.labels)
-                first = max(first, int(found.labels.max()) + 1)
-                reports.append({"plane": plane, **found.told})
+                report = {"plane": plane, **found.told, "last": int(found.labels.max())}
+                provenance.write_json(_report_file(writer.folder, plane), report)
+                writer.write(plane, found.labels)  # it counts as done when its labels are there
+                first = max(first, report["last"] + 1)
+                reports.append(report)
                 progress.update()
     except BaseException:
-        writer.discard()
+        if not reports:
+            writer.discard()
         raise
     objects = sum(report["objects"] for report in reports)
     what = "masks voted" if job.vote is not None else "objects found"
     seconds = time.perf_counter() - start
+    taken_up = f" {len(before)} plane(s) had been done by the run before." if before else ""
     result = {
-        "out": str(out),
+        "out": str(writer.path),
         "run": run,
         "settings": settings,
-        "summary": f"{out}: {objects} {what} on {len(planes)} plane(s) in {seconds:.1f} s.",
+        "summary": f"{writer.path}: {objects} {what} on {len(planes)} plane(s) in {seconds:.1f} s.{taken_up}",
         "planes": reports,
+        "planes_done_before": before,
         "seconds": round(seconds, 3),
         "finished": provenance.now(),
         **provenance.environment(),
@@ -410,18 +439,38 @@ def _write(
     return result
 
 
+def _kept(folder: Path, plane: int) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(_report_file(folder, plane).read_text(encoding="utf-8"))
+    return told
+
+
+def _report_file(folder: Path, plane: int) -> Path:
+    return folder / f"{plane:06d}.json"
+
+
 def _highest(labels: Planes) -> int:
     return max(int(labels.read(plane).max()) for plane in range(len(labels)))
 
 
-def _settings(job: FindRun, model: Segmenter, planes: Sequence[int]) -> dict[str, Any]:
+def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Sequence[int]) -> dict[str, Any]:
+    """All that the labels depend on."""
+    words = words_folder() if (job.word or job.text) and words_folder().is_dir() else None
+    detector = Path(job.detector).expanduser() if job.detector and Path(job.detector).expanduser().is_dir() else None
     inputs = {
         name: provenance.identity_of(path.expanduser())
-        for name, path in (("input", job.source), ("like", job.like), ("vote", job.vote))
+        for name, path in (
+            ("input", job.source),
+            ("like", job.like),
+            ("vote", job.vote),
+            ("words", words),
+            ("detector_files", detector),
+        )
         if path is not None
     }
     return {
         **inputs,
+        "readers": [getattr(reader, "model_key", type(reader).__name__) for reader in readers],
+        "by_class": job.by_class,
         "word": job.word,
         "text": list(job.text),
         "detector": job.detector,
@@ -431,7 +480,7 @@ def _settings(job: FindRun, model: Segmenter, planes: Sequence[int]) -> dict[str
         "planes": list(planes),
         "contrast": job.contrast,
         "similar": asdict(job.similar),
-        "words": asdict(job.words),
+        "asking": asdict(job.words),
         "masks": asdict(job.masks),
         "version": version("napari-zeroseg"),
     }

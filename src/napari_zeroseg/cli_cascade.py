@@ -152,7 +152,7 @@ def find(options: argparse.Namespace) -> None:
         with told_to_stop():
             report = find_file(job, lambda: load_chosen(options), lambda: _reader(options), bar)
     except KeyboardInterrupt:
-        raise CancelledError("Stopped. Nothing was written.") from None
+        raise CancelledError("Stopped. Planes that are done are kept: the same command goes on from there.") from None
     if options.json:
         print_out(json.dumps(report, indent=2))
         return

@@ -123,8 +123,45 @@ def test_the_rest_by_the_command_line(files, capsys, scene):
     assert [plane["plane"] for plane in report["planes"]] == [0, 1]
     assert (files / "out.tif.json").exists()
     code, text, error = run(capsys, *question)
+    assert code == 0, error
+    assert "already there from the same run: nothing to do" in text
+    code, text, error = run(capsys, *question, "--certainty", "0.6")
     assert code == 1
     assert "already there" in error
+
+
+def test_stopped_after_a_plane_and_taken_up(files, capsys, monkeypatch):
+    from napari_zeroseg import cascade_file
+
+    question = ("segment", files / "raw.tif", "--like", files / "some.tif")
+    code, _, error = run(capsys, *question, "-o", files / "whole.tif")
+    assert code == 0, error
+    search, planes = cascade_file.search_planes, []
+
+    def once(*arguments, **options):
+        if planes:
+            raise KeyboardInterrupt
+        planes.append(0)
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(cascade_file, "search_planes", once)
+    code, _, error = run(capsys, *question, "-o", files / "out.tif")
+    assert code == 1
+    assert "Planes that are done are kept" in error
+    monkeypatch.setattr(cascade_file, "search_planes", search)
+    code, _, error = run(capsys, *question, "--certainty", "0.6", "-o", files / "out.tif")
+    assert code == 1
+    assert "other picture or settings" in error
+    code, text, error = run(capsys, *question, "-o", files / "out.tif")
+    assert code == 0, error
+    assert "1 plane(s) had been done by the run before" in text
+    assert (tifffile.imread(files / "out.tif") == tifffile.imread(files / "whole.tif")).all()
+
+
+def test_long_phrases_are_no_words_that_were_taught(files, capsys):
+    code, _, error = run(capsys, "segment", files / "raw.tif", "--text", "a " * 40 + "cell", "-o", files / "x.tif")
+    assert code == 1
+    assert "not on this machine" in error
 
 
 def test_teach_and_find_by_the_command_line(files, capsys, scene):
