@@ -35,19 +35,19 @@ from napari_zeroseg.cascade.taught import absent
 from napari_zeroseg.cascade.text import not_read
 from napari_zeroseg.cascade.words import Word, find_word, load_word, taught_words
 from napari_zeroseg.embeddings import default_store
-from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.errors import InputError, InputTypeError, ReadError, WriteError, ZerosegError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import checked_target
-from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of
+from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, check_picture, planes_of
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Patch, Segmenter
 from napari_zeroseg.view import View
-from napari_zeroseg.word_files import spoken, words_folder
+from napari_zeroseg.word_files import LONGEST, folder_of, spoken, words_folder
 
 _EXAMPLES = 64
 """Examples at most that a stack is searched by, spread over its labelled planes: more say nothing new."""
@@ -281,15 +281,18 @@ def _with(known: NDArray[Any], queue: Queue, first: int) -> _Found:
         "absence": round(queue.absence(), 3),
         "certainty": [round(one.certainty, 3) for one in queue],
     }
-    return _Found(np.where(known > 0, known, new), told)
+    return _Found(np.where(known > 0, known.astype(np.int64), new), told)
 
 
 def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> _Way:
     """Phrases: those that were taught by their prototypes, the others by the model that reads."""
     known = {spoken(word) for word in taught_words()}
     alike = {phrase: " ".join(phrase.casefold().split()) for phrase in job.text}
-    taught = [(number, load_word(phrase)) for number, phrase in enumerate(job.text, 1) if alike[phrase] in known]
-    others = [(number, phrase) for number, phrase in enumerate(job.text, 1) if alike[phrase] not in known]
+    words = [(number, load_word(phrase)) for number, phrase in enumerate(job.text, 1) if alike[phrase] in known]
+    # a word that another model has learnt means nothing to this one
+    taught = [(number, word) for number, word in words if word.model_key == model.model_key]
+    mine = {number for number, _ in taught}
+    others = [(number, phrase) for number, phrase in enumerate(job.text, 1) if number not in mine]
     reader = load_reader() if others else None
 
     def do(view: View, plane: int, first: int) -> _Found:
@@ -382,8 +385,12 @@ def _there_already(out: Path, run: str) -> dict[str, Any]:
 def _writer(job: FindRun, out: Path, picture: Picture, series: Planes, run: str) -> LabelsWriter:
     """Take up what a run of the same settings has left; planes of another run go where the user says so."""
     shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
-    waiting = journal_of(out)
-    if job.overwrite and waiting.is_dir():
+    try:
+        return LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
+    except WriteError:
+        waiting = journal_of(out)
+        if not waiting.is_dir() or (planes_in(waiting) and not job.overwrite):
+            raise
         discard(out)
     return LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
 
@@ -400,23 +407,32 @@ def _write(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     done = writer.done
-    reports = [_kept(writer.folder, plane) for plane in itertools.takewhile(done.__contains__, planes)]
+    there = (_kept(writer.folder, plane) for plane in itertools.takewhile(done.__contains__, planes))
+    reports = list(itertools.takewhile(lambda report: "fault" not in report, there))
     before = [report["plane"] for report in reports]
     lowest = 1 if job.like is None else 1 + _highest(labels_of(job.like, see.series))
     first = max([lowest, *(report["last"] + 1 for report in reports)])
+    faults: list[ZerosegError] = []
     try:
         with bar(len(planes), len(reports)) as progress:
             for plane in planes[len(reports) :]:
-                found = way(see(plane), plane, first)
+                try:
+                    found = way(see(plane), plane, first)
+                except (InputError, InputTypeError, ReadError) as error:
+                    faults.append(error)
+                    found = _Found(np.zeros(see.series.plane_shape, np.int32), {"objects": 0, "fault": str(error)})
                 report = {"plane": plane, **found.told, "last": int(found.labels.max())}
                 provenance.write_json(_report_file(writer.folder, plane), report)
                 writer.write(plane, found.labels)  # it counts as done when its labels are there
                 first = max(first, report["last"] + 1)
                 reports.append(report)
                 progress.update()
+        if len(faults) == len(planes):
+            raise faults[0]
+        _write_the_others(job, see, planes, writer)
     except BaseException:
-        if not reports:
-            writer.discard()
+        if len(faults) == len(reports):
+            writer.discard()  # nothing to take up
         raise
     objects = sum(report["objects"] for report in reports)
     what = "masks voted" if job.vote is not None else "objects found"
@@ -439,6 +455,18 @@ def _write(
     return result
 
 
+def _write_the_others(job: FindRun, see: Sight, planes: Sequence[int], writer: LabelsWriter) -> None:
+    """What the user has labelled on planes that were not searched stays in the result."""
+    given = job.like or job.vote
+    if given is None:
+        return
+    labels = labels_of(given, see.series)
+    for plane in sorted(set(range(len(labels))) - set(planes)):
+        here = np.asarray(labels.read(plane))
+        if here.any():
+            writer.write(plane, here)
+
+
 def _kept(folder: Path, plane: int) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(_report_file(folder, plane).read_text(encoding="utf-8"))
     return told
@@ -454,7 +482,13 @@ def _highest(labels: Planes) -> int:
 
 def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Sequence[int]) -> dict[str, Any]:
     """All that the labels depend on."""
-    words = words_folder() if (job.word or job.text) and words_folder().is_dir() else None
+    asked = {" ".join(word.casefold().split()) for word in (*job.text, *([job.word] if job.word else []))}
+    taught = {
+        path.name: provenance.identity_of(path)["stamp"]
+        for word in sorted(asked)
+        if len(word) <= LONGEST and any(map(str.isalnum, word))
+        for path in sorted(words_folder().glob(f"{folder_of(word).name}*"))
+    }
     detector = Path(job.detector).expanduser() if job.detector and Path(job.detector).expanduser().is_dir() else None
     inputs = {
         name: provenance.identity_of(path.expanduser())
@@ -462,7 +496,6 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
             ("input", job.source),
             ("like", job.like),
             ("vote", job.vote),
-            ("words", words),
             ("detector_files", detector),
         )
         if path is not None
@@ -470,6 +503,7 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
     return {
         **inputs,
         "readers": [getattr(reader, "model_key", type(reader).__name__) for reader in readers],
+        "taught": taught,
         "by_class": job.by_class,
         "word": job.word,
         "text": list(job.text),

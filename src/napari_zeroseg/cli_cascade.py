@@ -157,6 +157,8 @@ def find(options: argparse.Namespace) -> None:
         print_out(json.dumps(report, indent=2))
         return
     for plane in report["planes"]:
+        if "fault" in plane:
+            _log.warning("Plane %d was left empty: %s", plane["plane"], plane["fault"])
         for note in plane.get("notes", ()):
             _log.warning("Plane %d: %s", plane["plane"], note)
         if not plane["objects"] and "absence" in plane:

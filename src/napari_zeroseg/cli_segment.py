@@ -203,6 +203,9 @@ def _automatic(options: argparse.Namespace) -> AutomaticRun | None:
         if given:
             options.complain(f"--{given[0].replace('_', '-')} is for --auto: add that, or leave it out")
         return None
+    if options.one_object or options.overlap != "keep":
+        name = "--one-object" if options.one_object else "--overlap"
+        options.complain(f"{name} is for points and boxes: leave it out, or --auto")
     from napari_zeroseg.automatic import AutomaticOptions
     from napari_zeroseg.headless import AutomaticRun
 

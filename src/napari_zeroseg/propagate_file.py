@@ -183,7 +183,9 @@ def _write(
         **begun,
         "summary": f"{writer.path}: {run.words()}",
         "objects": {
-            str(label): dict(zip(("first", "last"), run.ends(label), strict=True)) for label in run.outlines.labels
+            str(label): dict(zip(("first", "last"), run.ends(label), strict=True))
+            for label in run.outlines.labels
+            if run.is_somewhere(label)
         },
         "flags": [flag._asdict() for flag in run.flags],
         "planes": reports,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_zeroseg.cascade import load_detector, segment_detected
+from napari_zeroseg.cascade import Detector, load_detector, segment_detected
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, WeightsError
 
@@ -55,7 +55,9 @@ def owl(tmp_path_factory, clip_words) -> Path:
     tokenizer = CLIPTokenizer.from_pretrained(clip_words, model_max_length=16)
     processor = OwlViTProcessor(OwlViTImageProcessorPil(size={"height": 64, "width": 64}), tokenizer)
     processor.save_pretrained(folder)
-    OwlViTForObjectDetection(config).save_pretrained(folder)
+    model = OwlViTForObjectDetection(config)
+    torch.nn.init.constant_(model.box_head.dense2.bias[2:], 3.0)  # boxes that are wide enough to be some
+    model.save_pretrained(folder)
     return folder
 
 
@@ -134,6 +136,24 @@ def test_by_the_command_line(command, yolos, picture, tmp_path, capsys):
     assert "found nothing above 0.99" in capsys.readouterr().err
     assert main([*ask, "--text", "axon", "-o", str(tmp_path / "c.npy")]) == 1
     assert "does not know 'axon'" in capsys.readouterr().err
+
+
+def test_boxes_outside_and_without_area_are_left_out():
+    class Pipeline:
+        task = "zero-shot-object-detection"
+
+        def __call__(self, picture, **_):
+            sides = ("xmin", "ymin", "xmax", "ymax")
+            boxes = [(5, 5, 40, 30), (7, 7, 7, 20), (95, 2, 120, 50), (-9, 60, 50, 130)]
+            scores = (0.5, 0.9, 0.8, float("nan"))
+            return [
+                {"box": dict(zip(sides, box, strict=True)), "score": score, "label": "a"}
+                for box, score in zip(boxes, scores, strict=True)
+            ]
+
+    found = Detector(Pipeline(), "odd").detect(np.zeros((90, 90), np.uint8), "a")
+    assert found.boxes.tolist() == [[4.5, 4.5, 29.5, 39.5]]
+    assert found.scores == [0.5]
 
 
 def test_what_is_no_detector(tmp_path, yolos):

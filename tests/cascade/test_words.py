@@ -158,6 +158,45 @@ def test_stopped_after_a_plane_and_taken_up(files, capsys, monkeypatch):
     assert (tifffile.imread(files / "out.tif") == tifffile.imread(files / "whole.tif")).all()
 
 
+def test_a_broken_plane_is_skipped_and_other_labels_stay(files, capsys, scene):
+    raw, some = tifffile.imread(files / "raw.tif"), tifffile.imread(files / "some.tif")
+    many = np.concatenate([raw, np.full_like(raw[:1], np.nan, np.float32), raw[:1]]).astype(np.float32)
+    labels = np.zeros(many.shape, np.uint64)
+    labels[0], labels[3, :5, :5] = some[0], 77
+    np.save(files / "many.npy", many)
+    np.save(files / "given.npy", labels)
+    ask = (
+        "segment",
+        files / "many.npy",
+        "--contrast",
+        "0,255",
+        "--like",
+        files / "given.npy",
+        "--planes",
+        "0:3",
+        "-o",
+        files / "out.npy",
+    )
+    code, _, error = run(capsys, *ask)
+    assert code == 0, error
+    assert "Plane 2 was left empty" in error
+    out = np.load(files / "out.npy")
+    assert (out[0][labels[0] > 0] == labels[0][labels[0] > 0]).all()
+    assert out[1].any()
+    assert not out[2].any()
+    assert (out[3] == labels[3]).all()
+    told = json.loads((files / "out.npy.json").read_text())
+    assert ["fault" in plane for plane in told["planes"]] == [False, False, True]
+
+
+def test_a_word_of_another_precision_is_left_to_the_model_that_reads(files, capsys):
+    assert run(capsys, "teach", "cell", "--images", files / "raw.tif", "--labels", files / "truth.tif")[0] == 0
+    ask = ("segment", files / "raw.tif", "--text", "cell", "--precision", "float32", "-o", files / "x.tif")
+    code, _, error = run(capsys, *ask)
+    # bf16 is what "auto" means where the processor has it; elsewhere both are the same
+    assert (code, "not on this machine" in error) in ((1, True), (0, False))
+
+
 def test_long_phrases_are_no_words_that_were_taught(files, capsys):
     code, _, error = run(capsys, "segment", files / "raw.tif", "--text", "a " * 40 + "cell", "-o", files / "x.tif")
     assert code == 1

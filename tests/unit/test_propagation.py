@@ -290,6 +290,30 @@ class TestCorrection:
         assert not run.labels(5).any()
         assert not any(flag.reason is FlagReason.ENDED for flag in run.flags)  # the user said so
 
+    def test_what_was_kept_can_be_corrected_too(self, stack, model, store):
+        raw, truth = stack
+        outlined = one_object(truth, SEED)[SEED]
+        keep = np.zeros_like(truth)
+        keep[SEED] = outlined
+        run = propagate(raw, model, {SEED: outlined}, keep=keep, store=store)
+        smaller = run.labels(SEED)
+        smaller[: int(np.nonzero(smaller)[0].mean())] = 0
+        repropagate(run, SEED, smaller)
+        np.testing.assert_array_equal(run.labels(SEED), smaller)
+
+    def test_erased_from_its_only_outline_it_is_nowhere(self, stack, model, store):
+        raw, truth = stack
+        keep = np.zeros_like(truth)
+        keep[SEED] = one_object(truth, SEED)[SEED]
+        run = propagate(raw, model, one_object(truth, SEED), keep=keep, store=store)
+        repropagate(run, SEED, np.zeros((256, 256), int))
+        assert not run.volume().any()
+        assert run.flags == []
+        assert run.words().startswith("0 objects")
+        assert not run.is_somewhere(2)
+        with pytest.raises(InputError, match="on no plane any more"):
+            run.ends(2)
+
     def test_elsewhere_is_refused(self, both_ways):
         with pytest.raises(InputError, match="Plane 6 is not among those"):
             list(both_ways.correct(6, np.zeros((256, 256), int)))

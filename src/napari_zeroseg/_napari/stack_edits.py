@@ -57,7 +57,15 @@ def take_over(
     for plane in range(place.count):
         token.raise_if_cancelled()
         own, new = labels.plane(plane), found.plane(plane).astype(np.int64)
-        after = np.where((own == 0) & (new != 0), new + first, own)
+        fresh = (own == 0) & (new != 0)
+        highest = int(new.max(initial=0)) + first  # not in numpy: unsigned and signed ids would meet as floats
+        if fresh.any() and highest > np.iinfo(labels.dtype).max:
+            raise InputError(
+                f"These labels go to {highest} and the layer holds {np.iinfo(labels.dtype).max} at most: choose labels "
+                "with a wider data type."
+            )
+        after = own.copy()
+        after[fresh] = (new[fresh] + first).astype(own.dtype)
         parts += _changed(place, plane, own, after, labels.dtype)
         tell(Progressed(total - place.count + plane + 1, total))
     pixels = sum(int(np.count_nonzero(part.after != part.before)) for part in parts)

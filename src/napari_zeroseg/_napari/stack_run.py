@@ -237,7 +237,7 @@ class Runner:
                 edit.put(parts.pop(0))
         except ZerosegError as error:
             edit.revert()
-            self._edit = None
+            self._edit, self._then = None, _nothing
             self.note(self._channel.report(error), "warning")
             return
         if parts:

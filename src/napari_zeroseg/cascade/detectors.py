@@ -96,7 +96,9 @@ class Detector:
             found = self._pipeline(rgb, candidate_labels=asked, threshold=threshold)
         else:
             found = [one for one in self._pipeline(rgb, threshold=threshold) if one["label"] in asked]
-        found = sorted(found, key=lambda one: -float(one["score"]))
+        found = sorted(
+            filter(_has_area, (_clipped(one, picture) for one in found)), key=lambda one: -float(one["score"])
+        )
         # transformers gives the edges of a box as whole numbers of pixels, ours are pixel centres
         corners = [[one["box"][side] for side in ("ymin", "xmin", "ymax", "xmax")] for one in found]
         names = [str(one["label"]) for one in found]
@@ -118,6 +120,17 @@ class Detector:
             known = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
             raise InputError(f"{self.title} does not know {unknown[0]!r}; its classes are: {known}.")
         return asked or self.names
+
+
+def _clipped(one: dict[str, Any], picture: NDArray[np.uint8]) -> dict[str, Any]:
+    """A box cut at the picture's sides: some detectors see it padded to a square."""
+    most = {"xmin": picture.shape[1], "xmax": picture.shape[1], "ymin": picture.shape[0], "ymax": picture.shape[0]}
+    return {**one, "box": {side: min(max(one["box"][side], 0), most[side]) for side in most}}
+
+
+def _has_area(one: dict[str, Any]) -> bool:
+    box = one["box"]
+    return box["xmax"] > box["xmin"] and box["ymax"] > box["ymin"] and bool(np.isfinite(one["score"]))
 
 
 def load_detector(source: str | Path, *, device: str = "auto") -> Detector:

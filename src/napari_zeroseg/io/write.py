@@ -225,6 +225,8 @@ class LabelsWriter:
         """Take up the folder of an earlier run with the same description, or make one."""
         is_zarr = self.path.name.lower().endswith(".zarr")
         with explained(self.path):
+            if is_zarr and _about(self.folder).get(_IN_PLACE) and not self.path.exists():
+                remove(self.folder)  # the user has deleted what was done
             if not (self.folder / _ABOUT).exists():
                 remove(self.folder)  # what is left of one whose end was broken off
                 self.folder.mkdir()

@@ -79,6 +79,7 @@ class Propagation:
         self._model = model
         self._store = store
         self._keep = keep
+        self._corrected: dict[int, NDArray[np.integer]] = {}
         self._journal = journal
         self._pictures = Pictures(series, options.limits)
         self._passes = Passes(outlines, planes, options)
@@ -152,6 +153,9 @@ class Propagation:
         if plane not in self.planes:
             raise InputError(f"Plane {plane} is not among those that were propagated, {_range_text(self.planes)}.")
         given = self.outlines.of_plane(labels)
+        kept = self._protected(plane)
+        if kept is not None:  # what was outlined there is what it is now
+            self._corrected[plane] = np.where(np.isin(labels, np.unique(kept)), labels, 0)
         changed = sorted(self._changed(plane, given) if which is None else {int(label) for label in which})
         for label in changed:
             self.outlines.put(plane, label, given.get(label, masks.EMPTY))
@@ -178,10 +182,21 @@ class Propagation:
         for one in order:
             rows, columns, mask = found.patches[one.label]
             labels[rows, columns][mask] = one.label
-        protected = self._keep(plane)
+        protected = self._protected(plane)
         if protected is not None:
             np.copyto(labels, protected.astype(np.int32), where=protected != 0)
         return labels
+
+    def _protected(self, plane: int) -> NDArray[np.integer] | None:
+        """Labels of a plane that stay as they are: those given, or as they were corrected since."""
+        return self._corrected[plane] if plane in self._corrected else self._keep(plane)
+
+    def is_somewhere(self, label: int) -> bool:
+        """Whether an object is on any plane still; its only outline may have been erased."""
+        return bool(self._there(label))
+
+    def _there(self, label: int) -> set[int]:
+        return {*self._passes.first[label], *self._passes.second[label], *self.outlines.planes_of(label)}
 
     def volume(self) -> NDArray[np.int32]:
         """Labels of all planes of the stack, (Z, H, W) int32; for a large stack, take :meth:`labels` plane by plane."""
@@ -208,7 +223,9 @@ class Propagation:
         """
         if label not in self._passes.first:
             raise InputError(f"There is no object {label}: those outlined are {list(self.outlines.labels)}.")
-        there = {*self._passes.first[label], *self._passes.second[label], *self.outlines.planes_of(label)}
+        there = self._there(label)
+        if not there:
+            raise InputError(f"Object {label} is on no plane any more: outline it again.")
         return min(there), max(there)
 
     @property
@@ -222,6 +239,8 @@ class Propagation:
                     continue
                 if known[1].certainty < self.options.threshold:
                     found.append(Flag(plane, label, FlagReason.UNSURE, known[1].certainty))
+            if not self.is_somewhere(label):
+                continue
             first, last = self.ends(label)
             for plane, wanted in ((last + 1, Direction.FORWARDS), (first - 1, Direction.BACKWARDS)):
                 asked = self.options.direction in (Direction.BOTH, wanted)
@@ -236,7 +255,7 @@ class Propagation:
 
     def words(self) -> str:
         """What was done, in a sentence or two for the log."""
-        count = len(self.outlines.labels)
+        count = sum(map(self.is_somewhere, self.outlines.labels))
         flags = self.flags
         ended = sum(flag.reason is FlagReason.ENDED for flag in flags)
         unsure = len({flag.plane for flag in flags if flag.reason is FlagReason.UNSURE})
@@ -318,7 +337,7 @@ class Propagation:
 
     def _guard(self, plane: int) -> NDArray[np.integer] | None:
         """Labels that no object may take pixels of on a plane."""
-        kept = self._keep(plane)
+        kept = self._protected(plane)
         outlined = self.outlines.on_plane(plane)
         if not outlined:
             return kept
