@@ -201,3 +201,15 @@ def test_a_disk_that_is_full_in_the_middle(small_disk):
         for index in (2, 3):
             again.write(index, noise[index])
     np.testing.assert_array_equal(open_image(out).data[:], noise)
+
+
+def test_what_the_user_has_deleted_is_begun_anew(tmp_path, labels):
+    out = tmp_path / "out.ome.zarr"
+    LabelsWriter(out, SHAPE, run="one").write(0, labels[0])
+    shutil.rmtree(out)
+    writer = LabelsWriter(out, SHAPE, run="one")
+    assert writer.done == set()
+    for index in range(4):
+        writer.write(index, labels[index])
+    writer.close()
+    np.testing.assert_array_equal(open_image(out).data[0], labels[0])
