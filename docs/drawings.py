@@ -56,6 +56,7 @@ FLOORS = (
             "headless",
             "propagate_file",
             "cascade_file",
+            "cascade_ways",
             "cluster",
             "tasks",
             "seeds",

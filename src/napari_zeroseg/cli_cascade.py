@@ -121,7 +121,8 @@ def find(options: argparse.Namespace) -> None:
     from napari_zeroseg.automatic import AutomaticOptions
     from napari_zeroseg.cascade import SimilarOptions, TextOptions
     from napari_zeroseg.cascade.text import checked_phrases
-    from napari_zeroseg.cascade_file import FindRun, find_file
+    from napari_zeroseg.cascade_file import find_file
+    from napari_zeroseg.cascade_ways import FindRun
 
     _check_belongs(options)
     similar = SimilarOptions() if options.certainty is None else SimilarOptions(least_certainty=options.certainty)
@@ -146,6 +147,7 @@ def find(options: argparse.Namespace) -> None:
         options.overwrite,
         options.detector,
         0.3 if options.threshold is None else options.threshold,
+        tuple(name for name in _BELONGS if getattr(options, name) not in (None, False)),
     )
     bar = functools.partial(plane_bar, options.quiet)
     try:

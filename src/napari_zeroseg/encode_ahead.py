@@ -14,7 +14,7 @@ from napari_zeroseg import tiling
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError, WriteError
 from napari_zeroseg.intensity import to_uint8
-from napari_zeroseg.planes import Planes, check_picture
+from napari_zeroseg.planes import Planes, check_picture, is_flat
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.view import FieldChoice, View
@@ -186,7 +186,9 @@ def encode_stack(
         return to_uint8(pixels, limits) if show is None else show(pixels)
 
     def choose(view: View) -> list[Field]:
-        return (_windows(view, field, centre) if fields is None else list(fields))[:windows]
+        if fields is None:
+            return _windows(view, field, centre)[:windows]
+        return [one for one in fields if not is_flat(view.picture[one.slices])][:windows]
 
     return _planes(order, picture, model, store, choose, walk)
 
@@ -233,7 +235,7 @@ def _windows(view: View, field: FieldChoice, centre: tuple[float, float] | None)
         return [tiling.whole(view.shape)]
     row, column = centre if centre is not None else (view.shape[0] / 2, view.shape[1] / 2)
     side = next((side for side in tiling.sides(view.shape) if side >= field), max(view.shape))
-    near = tiling.tiles(view.shape, side)
+    near = [field for field in tiling.tiles(view.shape, side) if not is_flat(view.picture[field.slices])]
     return sorted(near, key=lambda f: abs(f.r0 + f.r1 - 2 * row) + abs(f.c0 + f.c1 - 2 * column))
 
 

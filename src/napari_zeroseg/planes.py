@@ -309,6 +309,11 @@ def check_picture(plane: NDArray[Any]) -> None:
         )
 
 
+def is_flat(picture: NDArray[Any]) -> bool:
+    """Whether every pixel of an (H, W) or (H, W, channels) picture is the same, which tells nothing."""
+    return bool((picture == picture[0, 0]).all())
+
+
 def _range(plane: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Smallest and largest finite value of each channel, shape (channels,)."""
     channels = np.atleast_3d(plane)

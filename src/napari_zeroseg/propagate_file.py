@@ -17,6 +17,7 @@ from napari_zeroseg import provenance
 from napari_zeroseg.automatic.table import checked_table, write_table
 from napari_zeroseg.embeddings import default_store
 from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import checked_target
@@ -130,7 +131,7 @@ def propagate_file(job: PropagateRun, load: Callable[[], Segmenter], bar: Callab
     _check_apart(out, source, seeds)
     with only_run_on(out):
         picture = open_image(source)
-        series, labels = picture.planes(), open_image(seeds)
+        series, labels = picture.planes(), open_labels(seeds)
         planes = _neighbours(planes_of(job.planes, len(series)))
         options = _options(job, picture)
         model = load()

@@ -20,7 +20,7 @@ from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.intensity import to_uint8
-from napari_zeroseg.planes import Planes, check_picture
+from napari_zeroseg.planes import Planes, check_picture, is_flat
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.view import FieldChoice, View
@@ -361,7 +361,7 @@ def _picture(series: Planes, number: int, limits: tuple[float, float] | None) ->
     plane = series.read(number)
     check_picture(plane)
     picture = to_uint8(plane, limits)
-    if picture.min() == picture.max():
+    if is_flat(picture):
         raise InputError(
             f"All pixels look the same with contrast limits {limits}: give black and white as pixel values that the "
             "plane has."

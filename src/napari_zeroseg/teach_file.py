@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_zeroseg.cascade.taught import TaughtPhrase, save_phrase, teach_phrase
 from napari_zeroseg.cascade.words import Word, save_word, teach
-from napari_zeroseg.cascade_file import Sight, labels_of
+from napari_zeroseg.cascade_ways import Sight, labels_of
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.prompts import PromptKind

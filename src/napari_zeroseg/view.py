@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from napari_zeroseg import tiling
 from napari_zeroseg.embeddings import EmbeddingStore, as_kept, content_key
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
 from napari_zeroseg.tiling import Field
@@ -170,7 +171,7 @@ class View:
         for side in levels:
             near = tiling.tiles(self.shape, side)
             fields += sorted(near, key=lambda f: abs(f.r0 + f.r1 - 2 * row) + abs(f.c0 + f.c1 - 2 * column))
-        return [field for field in fields if not _is_flat(self.picture[field.slices])]
+        return [field for field in fields if not is_flat(self.picture[field.slices])]
 
     def _looks(self, prompt: Prompt, choice: FieldChoice) -> list[Field]:
         """Windows in which to look for what `prompt` means, wider ones first."""
@@ -260,7 +261,7 @@ class View:
 
     def _not_flat(self, field: Field, extent: tuple[float, float, float, float]) -> Field:
         """A window of one single value tells nothing: look at a wider one."""
-        while field != tiling.whole(self.shape) and _is_flat(self.picture[field.slices]):
+        while field != tiling.whole(self.shape) and is_flat(self.picture[field.slices]):
             field = tiling.window_for(self.shape, extent, at_least=max(field.shape) + 1)
         return field
 
@@ -283,10 +284,6 @@ def _not_everything(prediction: Prediction) -> Prediction:
     if not objects:
         return prediction
     return replace(prediction, choice=max(objects, key=lambda k: float(prediction.scores[k])))
-
-
-def _is_flat(picture: NDArray[np.uint8]) -> bool:
-    return bool((picture == picture[0, 0]).all())
 
 
 def _is_cut(found: tuple[int, int, int, int], field: Field, shape: tuple[int, int]) -> bool:

@@ -131,12 +131,12 @@ def test_the_rest_by_the_command_line(files, capsys, scene):
 
 
 def test_stopped_after_a_plane_and_taken_up(files, capsys, monkeypatch):
-    from napari_zeroseg import cascade_file
+    from napari_zeroseg import cascade_ways
 
     question = ("segment", files / "raw.tif", "--like", files / "some.tif")
     code, _, error = run(capsys, *question, "-o", files / "whole.tif")
     assert code == 0, error
-    search, planes = cascade_file.search_planes, []
+    search, planes = cascade_ways.search_planes, []
 
     def once(*arguments, **options):
         if planes:
@@ -144,11 +144,11 @@ def test_stopped_after_a_plane_and_taken_up(files, capsys, monkeypatch):
         planes.append(0)
         return search(*arguments, **options)
 
-    monkeypatch.setattr(cascade_file, "search_planes", once)
+    monkeypatch.setattr(cascade_ways, "search_planes", once)
     code, _, error = run(capsys, *question, "-o", files / "out.tif")
     assert code == 1
     assert "Planes that are done are kept" in error
-    monkeypatch.setattr(cascade_file, "search_planes", search)
+    monkeypatch.setattr(cascade_ways, "search_planes", search)
     code, _, error = run(capsys, *question, "--certainty", "0.6", "-o", files / "out.tif")
     assert code == 1
     assert "other picture or settings" in error
@@ -238,6 +238,9 @@ def test_a_taught_word_is_a_text_prompt(files, capsys, scene):
     code, _, error = run(capsys, "segment", files / "raw.tif", "--text", "axon", "-o", files / "axon.tif")
     assert code == 1
     assert "not on this machine" in error
+    code, _, error = run(capsys, *ask, "--template", "a photo of a {}", "-o", files / "x.tif")
+    assert code == 1
+    assert "--template means nothing here, since all of these words were taught by examples" in error
 
 
 def test_a_vote_by_the_command_line(files, capsys, scene, tmp_path):
@@ -269,6 +272,9 @@ def test_words_by_the_command_line(tmp_path, capsys, toys):
     assert code == 0, error
     assert "1 objects found" in told
     assert "'unicorn' is nowhere" in error
+    code, _, error = run(capsys, "segment", tmp_path / "one.npy", *text, "--certainty", "0.4", "-o", tmp_path / "x.npy")
+    assert code == 1
+    assert "--certainty means nothing here, since none of these words was taught" in error
     assert iou(np.load(tmp_path / "classes.npy") == 1, plane > 200) > 0.8
 
 
@@ -327,3 +333,6 @@ def test_a_model_that_reads_draws_by_itself(tmp_path, capsys, toys):
     assert code == 0, error
     assert iou(np.load(tmp_path / "classes.npy") == 1, plane > 200) > 0.8
     assert json.loads(text)["planes"][0]["phrases"] == ["bright"]
+    code, _, error = run(capsys, *ask, "--text-model", "clipseg_rd64", "-o", tmp_path / "x.npy")
+    assert code == 1
+    assert "--text-model means nothing here, since Grey words reads the words and draws them itself" in error

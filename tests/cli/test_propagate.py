@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_zeroseg.io.write import write_labels
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
 
@@ -49,6 +50,16 @@ def test_labels_table_and_provenance(zeroseg, stack, seeds, tmp_path):
     assert "is not from this run" in zeroseg(*other).error()
     assert zeroseg(*other, "--overwrite").code == 0
     assert not tifffile.imread(out)[0].any()
+
+
+def test_outlines_from_nifti(zeroseg, stack, seeds, tmp_path):
+    """It is written, so it is read."""
+    outlined = tmp_path / "seeds.nii.gz"
+    write_labels(outlined, tifffile.imread(seeds))
+    for source, out in ((outlined, "a.npy"), (seeds, "b.npy")):
+        done = zeroseg("propagate", stack.path, "--seeds", source, "-o", tmp_path / out, "--no-check")
+        assert done.code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
 def test_what_cannot_be_done_is_said_in_a_line(zeroseg, stack, seeds, plane, tmp_path):

@@ -90,6 +90,25 @@ def test_taken_up_where_another_process_has_done_some(spread, bright, source, tm
     np.testing.assert_array_equal(open_image(out).data[:], here(task, source))
 
 
+def test_a_plane_that_is_readable_again_is_numbered_behind_those_that_are_done(spread, bright, source, tmp_path):
+    """Its objects share no number with others, and all have those that one process would give."""
+    task, out = bright(), tmp_path / "out.tif"
+    raw = tifffile.imread(source)
+    writer = LabelsWriter(out, SHAPE)
+    for report, labels in task.run(open_image(source).planes(), None, range(7), 1, None):
+        keep(writer, report, labels)
+    raw[4] = raw[3]
+    tifffile.imwrite(source, raw, compression="zlib")
+    first = 1 + max(int(writer.read(plane).max()) for plane in range(7))
+    series = open_image(source).planes()
+    alone = {report.plane: labels for report, labels in task.run(series, None, [4, 7, 8], first, None)}
+    reports = [report for report, _ in spread.run(task, [4, 7, 8], first, writer)]
+    assert sorted(report.plane for report in reports) == [4, 7, 8]
+    assert alone[4].any()
+    for plane, labels in alone.items():
+        np.testing.assert_array_equal(writer.read(plane), labels)
+
+
 def test_a_task_that_kills_its_worker_is_given_up_with_a_sentence(bright, recipe, source, tmp_path):
     task = bright(dies_on=3)
     writer = LabelsWriter(tmp_path / "out.tif", SHAPE)

@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt
 from napari_zeroseg._napari import turns
 from napari_zeroseg._napari.keys import FIND_KEYS
 from napari_zeroseg._napari.preview import PROPOSALS
+from napari_zeroseg._napari.stack_results import OneEdit
 from napari_zeroseg.jobs import shared_queue
 from napari_zeroseg.phantom import em_like_stack
 
@@ -243,6 +244,25 @@ def test_take_back_leaves_later_edits_alone(bench):
     np.testing.assert_array_equal(bench.own.data, after)
     bench.press(Qt.Key.Key_A)
     assert bench.own.data.max() == 41
+
+
+def test_take_back_is_of_what_was_accepted_and_not_of_a_stroke_behind_it(bench, monkeypatch):
+    """A brush may come between the writing and the end of the run."""
+    bench.find(on_range=True)
+    own, commit = bench.own, OneEdit.commit
+
+    def commit_and_paint(edit):
+        written = commit(edit)
+        own.data_setitem((np.array([0]), np.array([0]), np.array([0])), 40)
+        return written
+
+    monkeypatch.setattr(OneEdit, "commit", commit_and_paint)
+    bench.part.least.setValue(0)
+    bench.click(bench.part.all_above)
+    after = own.data.copy()
+    with told(bench, "was edited since"):
+        bench.click(bench.part.back)
+    np.testing.assert_array_equal(own.data, after)
 
 
 def test_accept_all_above(bench):

@@ -92,7 +92,7 @@ def test_where_it_runs_is_chosen(bench, shared_memory):
     assert bench.session.choices.model == choice
     bench.dock.everything.click()
     bench.settle()
-    assert {held.precision for held in shared_memory._models} == {"float32"}
+    assert choice in shared_memory._models
 
 
 def test_propagate_curve_and_flags(bench):

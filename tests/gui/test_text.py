@@ -7,7 +7,9 @@ import pytest
 import torch
 from napari.utils.notifications import notification_manager
 
+from napari_zeroseg.cascade.words import save_word, teach
 from napari_zeroseg.devices import has_openvino
+from napari_zeroseg.registry import load_model
 
 CLIPSEG = "clipseg_rd16"
 
@@ -158,3 +160,46 @@ def test_devices_are_those_of_this_machine_once_torch_is_there(bench, middle):
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
     others = [*gpus, *(["openvino"] if has_openvino() else [])]
     assert [device.itemText(i) for i in range(device.count())] == ["auto", "cpu", *others]
+
+
+def test_outline_each(bench, stack):
+    """The dark insides of mitochondria, found by a word, are drawn by MobileSAM."""
+    choose(bench, "toy_words")
+    write(bench, "dark, bright")
+    bench.until(lambda: all(figures(bench)))
+    bench.dock.text.threshold.setValue(55)
+    bench.qtbot.wait(30)
+    bench.until(bench.dock.text.outline.isEnabled)
+    bench.dock.text.outline.click()
+    bench.until(lambda: bench.session.model.key == "mobile_sam" and bench.session.asking.answer is not None)
+    assert len(bench.workspace.shapes.data) == len(bench.session.asking.answer.objects) > 0
+    assert not bench.dock.text.outline.isVisibleTo(bench.dock)
+    bench.dock.accept.click()
+    bench.settle()
+    assert bench.workspace.labels.data[1].any()
+    assert not len(bench.workspace.shapes.data)
+    bench.dock.undo.click()
+    bench.settle()
+    assert len(bench.workspace.shapes.data) > 0
+
+
+def test_a_taught_word_in_the_line(bench, stack, tmp_path, monkeypatch):
+    raw, truth = stack
+    monkeypatch.setenv("ZEROSEG_DATA_DIR", str(tmp_path))
+    save_word(teach("round things", load_model(device="cpu"), list(raw[:2]), list(truth[:2])))
+    choose(bench, "toy_words")
+    choose(bench, "mobile_sam")
+    part = bench.dock.text
+    bench.until(part.line.isEnabled)
+    assert "round things" in part.line.toolTip()
+    write(bench, "Round Things")
+    bench.until(lambda: not bench.session.outlining.is_busy)
+    bench.settle()
+    assert len(bench.workspace.shapes.data) > 0
+    bench.until(lambda: bench.session.asking.answer is not None)
+    bench.dock.accept.click()
+    bench.settle()
+    found = bench.workspace.labels.data[1] > 0
+    assert (found & (truth[1] > 0)).sum() / (found | (truth[1] > 0)).sum() > 0.6
+    write(bench, "square things")
+    assert "'square things' was not taught" in bench.dock.status.text()

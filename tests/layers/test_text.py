@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from napari.layers import Shapes
 
 from napari_zeroseg._napari.engine import ModelChoice
 from napari_zeroseg._napari.marks import Drawn
@@ -237,3 +238,99 @@ def test_switching_keeps_prompts_and_asks_again(bench):
     bench.session.set_model(FLOOD)
     bench.settle()
     assert bench.session.preview.layer.data.sum() == 256
+
+
+class TestOutlining:
+    """From what words find to boxes and clicks that a model that draws answers."""
+
+    @pytest.fixture
+    def drawn(self, toy_desk):
+        """The model of words, with one that draws used before."""
+        toy_desk.session.set_model(FLOOD)
+        toy_desk.settle()
+        toy_desk.session.set_model(WORDS)
+        toy_desk.settle()
+        return toy_desk
+
+    def test_each_region_becomes_an_object(self, drawn, squares):
+        write(drawn, "bright")
+        drawn.session.outlining.outline()
+        drawn.settle()
+        assert drawn.session.model == FLOOD
+        (box,) = drawn.workspace.shapes.data
+        assert (box.min(0).tolist(), box.max(0).tolist()) == ([0, 7.5, 39.5], [0, 23.5, 55.5])
+        assert drawn.workspace.shapes.features["class"].tolist() == [1]
+        assert "positive" in list(drawn.workspace.points.features["sign"])
+        assert preview(drawn).shape == (16, 16)
+        drawn.session.accept()
+        drawn.settle()
+        written = drawn.workspace.labels.data[0] > 0
+        assert written.sum() == 256
+        assert (squares[0][written] == 200).all()
+        assert not len(drawn.workspace.shapes.data)
+
+    def test_several_words_are_classes(self, drawn):
+        picture = np.full((64, 64), 128, np.uint8)
+        picture[8:24, 8:24], picture[30:50, 40:56] = 10, 240
+        drawn.workspace.choose_image(drawn.viewer.add_image(picture))
+        drawn.settle()
+        write(drawn, "dark, bright")
+        drawn.session.wording.cut_at(70)
+        drawn.session.outlining.outline()
+        drawn.settle()
+        assert drawn.session.options.semantic
+        assert sorted(drawn.workspace.shapes.features["class"]) == [1, 2]
+        drawn.session.accept()
+        drawn.settle()
+        written = drawn.workspace.labels.data
+        assert (written[9:23, 9:23] == 1).all()
+        assert (written[31:49, 41:55] == 2).all()
+        assert not written[:, 30:36].any()
+
+    def test_its_boxes_do_not_restrict_words(self, drawn):
+        write(drawn, "bright")
+        before = preview(drawn)
+        drawn.session.outlining.outline()
+        drawn.settle()
+        drawn.session.set_model(WORDS)
+        drawn.settle()
+        assert np.array_equal(preview(drawn), before)
+
+    def test_layers_of_another_place_get_the_marks_where_they_are_seen(self, drawn):
+        shapes = Shapes(ndim=2, scale=(0.5, 0.5), translate=(3, 4))
+        drawn.session.viewer.add_layer(shapes)
+        drawn.workspace.choose_shapes(shapes)
+        write(drawn, "bright")
+        drawn.session.outlining.outline()
+        drawn.settle()
+        (box,) = shapes.data
+        np.testing.assert_allclose(box.min(0), [(7.5 - 3) / 0.5, (39.5 - 4) / 0.5])
+
+    def test_nothing_so_probable(self, drawn):
+        write(drawn, "zebra")
+        drawn.session.outlining.outline()
+        drawn.settle()
+        assert "lower the threshold" in drawn.session.status.text
+        assert drawn.session.model == WORDS
+        assert not drawn.session.outlining.is_busy
+
+    def test_before_there_is_an_answer(self, drawn):
+        drawn.session.outlining.outline()
+        assert "Nothing to outline yet" in drawn.session.status.text
+
+    def test_on_another_plane_meanwhile(self, drawn):
+        write(drawn, "bright")
+        drawn.session.outlining.outline()
+        drawn.session.viewer.dims.set_current_step(0, 1)
+        drawn.settle()
+        assert drawn.workspace.shapes is None or not len(drawn.workspace.shapes.data)
+        assert not drawn.session.outlining.is_busy
+
+    def test_words_that_nobody_taught(self, toy_desk):
+        toy_desk.session.set_model(FLOOD)
+        toy_desk.settle()
+        toy_desk.session.outlining.find("mitochondria")
+        toy_desk.settle()
+        assert "'mitochondria' was not taught to it: none was taught yet" in toy_desk.session.status.text
+        toy_desk.session.outlining.find(" , ")
+        assert "no phrase" in toy_desk.session.status.text

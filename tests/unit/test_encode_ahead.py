@@ -15,7 +15,7 @@ from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.registry import MOBILE_SAM
 from napari_zeroseg.segmenter import Embedding
-from napari_zeroseg.tiling import whole
+from napari_zeroseg.tiling import Field, whole
 from napari_zeroseg.view import View
 
 SIZE = 2 * 64 * 64  # bytes of one embedding on disk, without its header
@@ -147,6 +147,18 @@ def test_windows(model, tmp_path):
     assert model.seen[-1] == (1024, 1024)
     with pytest.raises(InputError, match="at least 64 pixels"):
         encode_stack(large, model, store, field=10)
+
+
+def test_windows_in_which_nothing_is_to_be_seen_are_left_out(model, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (600, 1100), np.uint8)
+    picture[:, 580:] = 7
+    (report,) = encode_stack(picture[None], model, EmbeddingStore(tmp_path / "side"), field=512)
+    assert not report.fault
+    assert report.encoded == report.windows > 1
+    chosen = [Field(0, 0, 600, 560), Field(0, 600, 500, 1100)]
+    (report,) = encode_stack(picture[None], model, EmbeddingStore(tmp_path / "given"), fields=chosen)
+    assert (report.fault, report.windows, report.encoded) == ("", 1, 1)
+    assert model.seen[-1] == (600, 560)
 
 
 def test_planes_that_do_not_exist_are_told_before_anything_is_computed(stack, model, tmp_path):

@@ -198,6 +198,23 @@ class TestDamage:
         assert run.next_flag(SEED) == (3, 0, FlagReason.BROKEN, 0.0)
         assert "Skipped: plane 3." in run.words()
 
+    def test_a_missing_tile_is_bridged_for_those_that_it_hides(self, stack, model):
+        """The windows of a large plane are looked at one by one, and one without anything cannot be encoded."""
+        raw, truth = np.random.default_rng(0).integers(90, 160, (5, 800, 800), np.uint8), np.zeros((5, 800, 800), int)
+        for corner in (0, 544):
+            inside = slice(None), slice(corner, corner + 256), slice(corner, corner + 256)
+            raw[inside] = stack[0][:5]
+            truth[inside] = np.where(stack[1][:5] == 2, 1 + (corner > 0), 0)
+        raw[2, :530, :530] = 0
+        for seed in (1, 2):  # before the tile, and on it
+            run = propagate(raw, model, {seed: truth[seed]}, options=ONE_WAY)
+            assert not run.faults
+            for plane in (0, 1, 3, 4):
+                assert iou(run.labels(plane) == 1, truth[plane] == 1) > 0.7, (seed, plane)
+                assert iou(run.labels(plane) == 2, truth[plane] == 2) > 0.7, (seed, plane)
+            assert iou(run.labels(2) == 2, truth[2] == 2) > 0.7
+            assert ((2, 1, FlagReason.UNSURE, 0.0) in run.flags) is (seed == 1)
+
     def test_a_shifted_plane_is_followed(self, stack, model, store):
         raw, truth = stack
         moved, true = raw.copy(), truth.copy()

@@ -188,8 +188,7 @@ class Inquiry:
         else:
             edit = OneEdit(at.labels)
             edit.put(change_of(at.place, proposal, before, after))
-            edit.commit()
-            answer = _Answer(newest_edit(at.labels), largest)
+            answer = _Answer(edit.commit(), largest)
         self._learn(answer, partial(self._queue.accept, index))
 
     def reject(self) -> None:
@@ -211,8 +210,10 @@ class Inquiry:
         work = Accepting(chosen, at.labels.data, at.place, first, self._queue.options.overlap)
 
         def written() -> None:
-            answer = _Answer(newest_edit(at.labels), largest) if work.drawn else _Answer()
-            self._learn(answer, partial(self._queue.accept_all, least))
+            written = self._runner.written
+            self._learn(
+                _Answer() if written is None else _Answer(written, largest), partial(self._queue.accept_all, least)
+            )
 
         self._runner.run("Accepting", work, None, (at.labels, at.image), then=written)
         self._writing = self._runner.task

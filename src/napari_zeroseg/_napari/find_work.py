@@ -170,8 +170,6 @@ class Accepting:
     place: StackPlace
     first: int
     overlap: float
-    drawn: int = 0
-    """How many were."""
 
     def __call__(self, token: CancelToken, tell: Tell) -> None:
         """Draw them on copies of the planes."""
@@ -183,7 +181,7 @@ class Accepting:
             token.raise_if_cancelled()
             parts += self._on_plane(np.array(self.place.read(self.data, plane)), several, self.first + len(parts))
             tell(Progressed(done, len(by_plane)))
-        self.drawn, left = len(parts), len(self.proposals) - len(parts)
+        left = len(self.proposals) - len(parts)
         there = f" {left} are labelled already and stay as they are." if left else ""
         tell(Changes(parts, f"{counted(len(parts), 'object')} accepted.{there}"))
 

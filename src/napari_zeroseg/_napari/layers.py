@@ -99,6 +99,14 @@ class ShownPlane:
             on_plane &= np.floor(own[:, axis] + 0.5) == self.index[axis]
         return own[:, list(self.axes)], on_plane
 
+    def coordinates(self, layer: Layer, pixels: NDArray[Any], dims: Dims) -> Matrix:
+        """Map pixels of this plane, (N, 2), to data coordinates of any layer, (N, d): :meth:`pixels` backwards."""
+        own = np.tile(np.array(self.index, float), (len(pixels), 1))
+        own[:, list(self.axes)] = pixels
+        world = np.tile(np.asarray(self.point, float), (len(pixels), 1))
+        world[:, -self.ndim :] = _apply(self.to_world, own)
+        return _apply(np.linalg.inv(world_matrix(layer, dims)), world[:, -layer.ndim :])
+
     def locate(self, world: Sequence[float]) -> tuple[int, int] | None:
         """(row, column) of the pixel at a world position; None if that is not on this plane."""
         own = _apply(np.linalg.inv(self.to_world), np.asarray(world, float)[None, -self.ndim :])[0]

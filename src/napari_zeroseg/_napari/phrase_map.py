@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg._napari.marks import Box, Drawn, Marks, extent_of
+from napari_zeroseg.cascade.heat import Region, regions_in
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.probability_frame import ProbabilityFrame, heat_map
 from napari_zeroseg.phrases import split_phrases
@@ -27,8 +28,8 @@ def phrase_marks(line: str, drawn: Iterable[Drawn]) -> list[Marks]:
     line : str
         The text line: phrases with commas between them, looked for everywhere.
     drawn : iterable of Drawn
-        Of these, a rectangle with a text looks for its own phrases, inside of it only; one without a text restricts
-        all phrases of the line that no other box names.
+        Of these, a rectangle with a text looks for its own phrases, inside of it only; one without a text, and
+        without a class, restricts all phrases of the line that no other box names.
 
     Returns
     -------
@@ -40,7 +41,12 @@ def phrase_marks(line: str, drawn: Iterable[Drawn]) -> list[Marks]:
     InputError
         If there are too many.
     """
-    boxes = [(split_phrases(d.text), extent_of(d.vertices)) for d in drawn if d.kind == "rectangle"]
+    boxes = [
+        (split_phrases(d.text), extent_of(d.vertices))
+        for d in drawn
+        # a box with a class, and no text, is that of an object
+        if d.kind == "rectangle" and (d.text or not d.class_id)
+    ]
     on_line = split_phrases(line)
     asked: dict[str, str] = {}
     for phrase in [*on_line, *(phrase for named, _ in boxes for phrase in named)]:
@@ -129,6 +135,25 @@ class PhraseMap:
         """Mask of each class inside its bounding box."""
         classes = self.classes(threshold)
         return [_patch_of(classes == k) for k in range(1, len(self.phrases) + 1)]
+
+    def regions(self, threshold: float, min_area: int) -> tuple[list[Region], NDArray[np.float16]]:
+        """Find the connected parts of each class, and the probabilities (classes, H, W) by which they were found.
+
+        Raises
+        ------
+        InputError
+            If the model does not answer with probabilities, or nothing is above the threshold.
+        """
+        there = [k for k, pixels in enumerate(self.pixels(threshold), start=1) if pixels]
+        if not there:
+            raise InputError(
+                f"Nothing is more probable than {threshold:.2f}: lower the threshold, or find other words."
+            )
+        heat = np.zeros((len(self.phrases), *self.winner.shape), np.float16)  # what is not touched takes no memory
+        for k in there:
+            heat[k - 1] = self.heat(self.phrases[k - 1])
+        above = self.percent > round(100 * threshold)
+        return regions_in(heat, self.winner.astype(np.int16) - 1, above, min_area), heat
 
     def heat(self, phrase: str) -> NDArray[np.float32]:
         """Probability of a phrase at each pixel, (H, W), whether another one is likelier or not.

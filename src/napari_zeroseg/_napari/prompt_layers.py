@@ -9,7 +9,7 @@ import numpy as np
 from napari.layers import Labels, Points, Shapes
 from numpy.typing import DTypeLike, NDArray
 
-from napari_zeroseg._napari.layers import NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT, data_shape
+from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT, data_shape
 from napari_zeroseg.errors import DeviceMemoryError
 
 if TYPE_CHECKING:
@@ -104,6 +104,13 @@ def adopt_shapes(layer: Shapes) -> None:
         layer.feature_defaults = {**_defaults(layer), OBJECT: 1}
 
 
+def give_classes(layer: Shapes) -> None:
+    """Let shapes say of which class their object is; 0 says nothing."""
+    if CLASS not in layer.features:
+        layer.features = layer.features.assign(**{CLASS: 0})
+        layer.feature_defaults = {**_defaults(layer), CLASS: 0}
+
+
 def set_text(layer: Shapes, text: str) -> int:
     """Write what is to be looked for inside the selected shapes, or the newest one; return how many there are."""
     rows = sorted(layer.selected_data) or [len(layer.data) - 1] * bool(len(layer.data))
@@ -144,19 +151,34 @@ class Taken:
 
     def put_back(self) -> None:
         """Add the marks to their layer again, as they were."""
-        before = len(self.layer.data)
-        if isinstance(self.layer, Shapes):
-            self.layer.add(self.data, shape_type=self.kinds)
-        else:
-            self.layer.add(np.stack(self.data))
-        features = self.layer.features.copy()
-        for name in features:
-            if name in self.features:
-                column = features.columns.get_loc(name)
-                features.iloc[before:, column] = self.features[name].to_numpy()
-        self.layer.features = features
-        self.layer.selected_data = set()
-        self.layer.refresh_colors()
+        add(self.layer, self.data, self.kinds, self.features)
+
+
+def add(layer: Points | Shapes, data: list[NDArray[Any]], kinds: list[str], features: Any) -> None:
+    """Add marks to their layer.
+
+    Parameters
+    ----------
+    layer : Points or Shapes
+    data : list of array
+        Coordinates of each mark.
+    kinds : list of str
+        Of shapes, as napari has them.
+    features : mapping of str to array_like
+        One value a mark; those that the layer does not have are left out.
+    """
+    before = len(layer.data)
+    if isinstance(layer, Shapes):
+        layer.add(data, shape_type=kinds)
+    else:
+        layer.add(np.stack(data))
+    table = layer.features.copy()
+    for name in table:
+        if name in features:
+            table.iloc[before:, table.columns.get_loc(name)] = np.asarray(features[name])
+    layer.features = table
+    layer.selected_data = set()
+    layer.refresh_colors()
 
 
 def take(layer: Points | Shapes, rows: list[int]) -> Taken:

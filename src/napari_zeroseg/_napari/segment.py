@@ -84,7 +84,7 @@ class SegmentDock(Dock):
     # Layout
 
     def _build(self) -> None:
-        self.text = TextPart(self.session.wording)
+        self.text = TextPart(self.session.wording, self.session.outlining)
         more, keys = Folded("More", self._build_more()), Folded("Keys", KeyTable())
         source, prompts, output = self._build_source(), self._build_prompts(), self._build_output()
         self._lay_out((source, prompts, self.text, output, self._build_result(), more, keys), 290)
@@ -288,9 +288,8 @@ class SegmentDock(Dock):
             one.setToolTip(explanation if takes else f"{session.spec.title} takes no {PLURALS[kind]}")
         self.kinds.show_value(self._kind_in_use())
         self.sign.setEnabled(flat and PromptKind.POINTS in accepts)
-        why_not = "" if session.wording.takes_text else f"{session.spec.title} takes no text: choose a model that does"
         self.text.setVisible(session.models.zoo.knows_text)
-        self.text.refresh(session.options.text, session.options.threshold, why_not)
+        self.text.refresh(session.options.text, session.options.threshold, session.spec.title)
         self.sign.setText("+" if session.is_positive else "−")
         colour = "#2ecc71" if session.is_positive else "#ff4d4d"
         look = "QPushButton { font-weight: bold; font-size: 15px; padding: 2px; }"

@@ -20,6 +20,7 @@ from napari_zeroseg._napari.hints import Hints
 from napari_zeroseg._napari.layers import NEGATIVE, POSITIVE, SIGN, camera_of
 from napari_zeroseg._napari.ledger import Finished, Ledger, Undone
 from napari_zeroseg._napari.numbering import number_next, separate_boxes
+from napari_zeroseg._napari.outlining import Outlining
 from napari_zeroseg._napari.output import Output
 from napari_zeroseg._napari.preview import Preview
 from napari_zeroseg._napari.refining import pick_up
@@ -78,6 +79,7 @@ class Session:
         self.asking = Asking(self.workspace, self.preview, self._channel, self._say)
         self.models = Choosing(zoo or shared_zoo(), self.asking, self._channel, self._say)
         self.wording = Wording(self.workspace, self.preview, self.asking, self._channel)
+        self.outlining = Outlining(self.workspace, self.asking, self.models, self._channel, self._say, self._set_object)
         self.comparing = Comparing(self.asking, self.models, self._channel)
         self._ahead = Ahead(self.workspace, self._channel, self._say_ahead)
         self._accept_next = False
@@ -88,6 +90,7 @@ class Session:
         self.models.changed.connect(self.wording.on_model)
         self.models.changed.connect(self.changed.emit)
         self.wording.changed.connect(self.changed.emit)
+        self.outlining.changed.connect(self.changed.emit)
         self.asking.looked.connect(self._on_looked)
         self.asking.lost.connect(self._ahead.cancel)
         self.asking.emptied.connect(self._invite)

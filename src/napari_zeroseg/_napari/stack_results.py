@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from napari_zeroseg._napari import prompt_layers
+from napari_zeroseg._napari.history import EditRef, newest_edit
 from napari_zeroseg._napari.stack_place import StackPlace
 from napari_zeroseg._napari.stack_work import Change, PlaneDone, checksum
 from napari_zeroseg.errors import InputError
@@ -122,13 +123,14 @@ class OneEdit:
             ) from error
         self._done.append(change)
 
-    def commit(self) -> None:
-        """Let napari undo all of it in one step."""
+    def commit(self) -> EditRef | None:
+        """Let napari undo all of it in one step, to which what is returned refers."""
         # napari has no public name for an edit that is written already; its brush records its own in the same way.
         with self.layer.block_history():
             for change in self._done:
                 self.layer._save_history((change.box, change.before, change.after))
         self.layer.refresh(extent=False)
+        return newest_edit(self.layer) if self._done else None
 
     def revert(self) -> None:
         """Put everything back."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel, Status
+from napari_zeroseg._napari.history import EditRef
 from napari_zeroseg._napari.stack_results import OneEdit, Results
 from napari_zeroseg._napari.stack_task import Task
 from napari_zeroseg._napari.stack_work import Change, Changes, Event, PlaneDone, Surveyed, Told, Work
@@ -44,6 +45,8 @@ class Runner:
         """What the newest propagation knows."""
         self.curve: dict[int, float] = {}
         """Certainty by plane, as far as it is known."""
+        self.written: EditRef | None = None
+        """What the newest run has changed in labels that were there."""
         self._channel = channel
         self._plane_of = plane_of
         self._ask: Callable[[], Surveyed | None] = lambda: None
@@ -112,7 +115,7 @@ class Runner:
         """
         self.check_free()
         task = self.task = Task(name, work, self._channel, unit, gives_way=gives_way)
-        self._needs, self._edited = needs, set()
+        self._needs, self._edited, self.written = needs, set(), None
         self._then, self._cut_short = then or _nothing, cut_short or _nothing
         task.told.connect(partial(self._on_told, results))
         task.ended.connect(partial(self._on_ended, results))
@@ -243,7 +246,7 @@ class Runner:
         if parts:
             self._channel.later("write", 0, partial(self._go_on_editing, parts, words))
             return
-        edit.commit()
+        self.written = edit.commit()
         self._edit = None
         self.note(f"{words} Ctrl-Z in '{edit.layer.name}' takes it back.", "good")
         if self.task is None:

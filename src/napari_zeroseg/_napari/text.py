@@ -15,10 +15,13 @@ from napari_zeroseg._napari.widgets import keep_keys_free
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from napari_zeroseg._napari.outlining import Outlining
     from napari_zeroseg._napari.wording import LegendRow, Wording
 
 _LINE = "What to find: phrases with commas between them, each a class of its own. Boxes restrict where."
 _ON_BOX = "Look for these words inside the selected boxes only (or in the newest one)"
+_OUTLINE = "Put a box and clicks around each thing that was found, which a model that draws outlines"
+_TAUGHT = "{title} finds words that were taught: {words}. Enter looks for them"
 _THRESHOLD = "How probable a pixel must be; acts at once, without running the model again"
 
 
@@ -82,11 +85,13 @@ class TextPart(QWidget):
     Parameters
     ----------
     wording : Wording
+    outlining : Outlining
     """
 
-    def __init__(self, wording: Wording, parent: QWidget | None = None) -> None:
+    def __init__(self, wording: Wording, outlining: Outlining, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._wording = wording
+        self._outlining = outlining
         self.line = QLineEdit()
         self.line.setPlaceholderText("lung, heart")
         self.line.setClearButtonEnabled(True)
@@ -99,8 +104,9 @@ class TextPart(QWidget):
         keep_keys_free(self.threshold)
         self.per_cent = QLabel()
         self.per_cent.setMinimumWidth(self.per_cent.fontMetrics().horizontalAdvance("0.00 "))
+        self.outline = button("Outline each", _OUTLINE)
         self.legend = Legend(wording.toggle_heat)
-        self._threshold_row = form(("Above", row(self.threshold, self.per_cent)))
+        self._threshold_row = form(("Above", row(self.threshold, self.per_cent, self.outline)))
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(5)
@@ -110,8 +116,9 @@ class TextPart(QWidget):
         self.line.returnPressed.connect(self._on_return)
         self.on_box.clicked.connect(lambda: wording.write_on_boxes())
         self.threshold.valueChanged.connect(wording.cut_at)
+        self.outline.clicked.connect(lambda: outlining.outline())
 
-    def refresh(self, text: str, threshold: float, why_not: str) -> None:
+    def refresh(self, text: str, threshold: float, title: str) -> None:
         """Show the state of the session; tells nobody.
 
         Parameters
@@ -119,12 +126,15 @@ class TextPart(QWidget):
         text : str
             The line.
         threshold : float
-        why_not : str
-            Why the line cannot be used; "" if it can.
+        title : str
+            Name of the model in use.
         """
-        self.line.setEnabled(not why_not)
-        self.line.setToolTip(why_not or _LINE)
-        self.on_box.setEnabled(not why_not)
+        reads, words = self._wording.takes_text, self._outlining.words
+        why_not = "" if reads else f"{title} takes no text: choose a model that does"
+        hint = _TAUGHT.format(title=title, words=", ".join(words)) if words and not reads else why_not or _LINE
+        self.line.setEnabled(reads or bool(words))
+        self.line.setToolTip(hint)
+        self.on_box.setEnabled(reads)
         self.on_box.setToolTip(why_not or _ON_BOX)
         if not self.line.hasFocus() and self.line.text() != text:
             self.line.setText(text)
@@ -139,9 +149,13 @@ class TextPart(QWidget):
         has = found is not None and found.has_probabilities
         self.threshold.setEnabled(has)
         self.threshold.setToolTip(_THRESHOLD if has else "This model gives masks without probabilities")
+        self.outline.setEnabled(has and not self._outlining.is_busy)
 
     def _on_return(self) -> None:
-        self._wording.enter(self.line.text())
+        line = self.line.text()
+        self._wording.enter(line)
+        if self._outlining.is_drawer and line.strip():
+            self._outlining.find(line)
         self.line.clearFocus()
         self.line.setCursorPosition(0)
 

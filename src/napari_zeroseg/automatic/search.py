@@ -17,7 +17,7 @@ from napari_zeroseg.automatic.regions import without_small_regions
 from napari_zeroseg.automatic.windows import Window, windows_of
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.intensity import to_uint8
-from napari_zeroseg.planes import check_picture
+from napari_zeroseg.planes import check_picture, is_flat
 from napari_zeroseg.prompts import Prompt, PromptKind
 from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
 from napari_zeroseg.tiling import Field
@@ -134,8 +134,7 @@ def _search(
     tick: Callable[[int], None],
 ) -> list[Candidate]:
     """All masks of one window that are good and not alike, the most trusted first."""
-    pixels = view.picture[window.field.slices]
-    if pixels.min() == pixels.max():  # nothing to see, and no model encodes it
+    if is_flat(view.picture[window.field.slices]):  # nothing to see, and no model encodes it
         tick(len(window.points))
         return []
     if cancel is not None:

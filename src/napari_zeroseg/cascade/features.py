@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from napari_zeroseg import tiling
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.planes import is_flat
 from napari_zeroseg.segmenter import Patch
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.view import View
@@ -143,8 +144,7 @@ class PlaneFeatures:
         for field in self.fields:
             if cancel is not None:
                 cancel.raise_if_cancelled()
-            pixels = self.view.picture[field.slices]
-            if (pixels != pixels[0, 0]).any():
+            if not is_flat(self.view.picture[field.slices]):
                 yield self.window(field)
 
     def window(self, field: Field) -> WindowCells:

@@ -15,6 +15,7 @@ from napari_zeroseg import tiling
 from napari_zeroseg.cascade.planes import Progress, patch_iou
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.probability_frame import heat_map
+from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Patch, Segmenter
 from napari_zeroseg.tiling import Field
@@ -176,11 +177,6 @@ def blended(
     return total.astype(np.float16)
 
 
-def is_flat(pixels: NDArray[np.uint8]) -> bool:
-    """Whether there is one single value, which tells nothing and which no model encodes."""
-    return bool(pixels.min() == pixels.max())
-
-
 def windows(shape: tuple[int, int], tile: int | None = None) -> list[Field]:
     """Return the windows in which a model of words looks at a plane of `shape` (H, W).
 
@@ -228,22 +224,42 @@ def regions_of(heat: NDArray[np.float16], wanted: int, threshold: float, min_are
     list of Region
         The hottest first.
     """
-    likeliest = heat.argmax(0)
-    highest = heat.max(0)
+    return regions_in(heat[:wanted], heat.argmax(0), heat.max(0) > threshold, min_area)
+
+
+def regions_in(
+    heat: NDArray[np.float16], likeliest: NDArray[np.integer], above: NDArray[np.bool_], min_area: int
+) -> list[Region]:
+    """Find the connected parts of what each phrase has.
+
+    Parameters
+    ----------
+    heat : (N, H, W) array
+        Probability of each phrase that is looked for.
+    likeliest : (H, W) integer array
+        Which phrase is the most probable, from 0; others than the N take places from them.
+    above : (H, W) bool array
+        Where that is probable enough.
+    min_area : int
+        Pixels from which a region counts.
+
+    Returns
+    -------
+    list of Region
+        The hottest first.
+    """
     found = []
-    for phrase in range(wanted):
-        named, count = ndimage.label((likeliest == phrase) & (highest > threshold))
+    for phrase in range(len(heat)):
+        named, count = ndimage.label((likeliest == phrase) & above)
         sizes = np.bincount(named.ravel(), minlength=count + 1)
         for number, box in enumerate(ndimage.find_objects(named), start=1):
             if sizes[number] >= min_area:
                 mask = named[box] == number
-                found.append(_region(heat, phrase, (box[0], box[1], mask), highest, likeliest))
+                found.append(_region(heat, phrase, (box[0], box[1], mask), likeliest))
     return sorted(found, key=lambda region: -region.heat)
 
 
-def _region(
-    heat: NDArray[np.float16], phrase: int, patch: Patch, highest: NDArray[np.float16], likeliest: NDArray[np.intp]
-) -> Region:
+def _region(heat: NDArray[np.float16], phrase: int, patch: Patch, likeliest: NDArray[np.integer]) -> Region:
     rows, columns, mask = patch
     own = heat[phrase, rows, columns].astype(np.float32)
     # how deep inside, too: of the many pixels of a plateau the middle is meant

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_zeroseg.cascade.heat import blended, is_flat, windows
+from napari_zeroseg.cascade.heat import blended, windows
 from napari_zeroseg.cascade.planes import Progress, as_view
 from napari_zeroseg.cascade.words import Trial, checked_labels, held_out
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.models.clipseg_taught import read_condition, write_condition
 from napari_zeroseg.models.probability_frame import heat_map
+from napari_zeroseg.planes import is_flat
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.view import View

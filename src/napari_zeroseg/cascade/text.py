@@ -216,16 +216,45 @@ def segment_text(
     unwanted = [phrase for phrase in checked_phrases(options.negatives, may_be_none=True) if phrase not in asked]
     probable = heat_of(text_model, view.picture, [*asked, *unwanted], options.templates, options.tile, cancel, progress)
     regions = regions_of(probable, len(asked), options.threshold, options.min_area)
+    kept, dropped = draw_regions(view, regions, probable, asked, options, cancel)
+    prompts = [region.click for region in regions] + [region.boxed for region in regions]
+    notes = [*not_read(text_model, asked), *_not_found(asked, probable, regions, options.threshold)]
+    return TextResult(view.shape, tuple(asked), probable[: len(asked)], regions, prompts, kept, dropped, notes)
+
+
+def draw_regions(
+    view: View,
+    regions: Sequence[Region],
+    heat: NDArray[np.float16],
+    phrases: Sequence[str],
+    options: TextOptions,
+    cancel: CancelToken | None = None,
+) -> tuple[list[TextInstance], list[TextInstance]]:
+    """Let a model draw regions of a heat map, each by a click and by a box, and sort out what came of it.
+
+    Parameters
+    ----------
+    view : View
+        The plane as the model that draws sees it.
+    regions : sequence of Region
+    heat : (phrases, H, W) float16 array
+    phrases : sequence of str
+    options : TextOptions
+    cancel : CancelToken, optional
+
+    Returns
+    -------
+    tuple of list of TextInstance
+        What is kept, the most certain first, and what is not.
+    """
     prompts = [region.click for region in regions] + [region.boxed for region in regions]
     answers = view.predict(prompts, None, cancel=cancel) if prompts else []
     judged = [
-        _judged(answer, region, probable, asked, prompt)
+        _judged(answer, region, heat, phrases, prompt)
         for answer, region, prompt in zip(answers, [*regions, *regions], prompts, strict=True)
     ]
     found = [_better(judged[i :: len(regions)]) for i in range(len(regions))]
-    kept, dropped = _sorted_out([one for one in found if one is not None], options)
-    notes = [*not_read(text_model, asked), *_not_found(asked, probable, regions, options.threshold)]
-    return TextResult(view.shape, tuple(asked), probable[: len(asked)], regions, prompts, kept, dropped, notes)
+    return _sorted_out([one for one in found if one is not None], options)
 
 
 def checked_phrases(phrases: str | Sequence[str], may_be_none: bool = False) -> list[str]:

@@ -19,6 +19,7 @@ from napari_zeroseg.cluster.worker import (
     Block,
     Known,
     Recipe,
+    aside_of,
     describe,
     do_block,
     embed_block,
@@ -29,12 +30,13 @@ from napari_zeroseg.cluster.worker import (
 from napari_zeroseg.embeddings import default_store
 from napari_zeroseg.encode_ahead import EncodedPlane
 from napari_zeroseg.errors import ClusterError, ZerosegError
+from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.write import LabelsWriter
 from napari_zeroseg.planes import planes_of
 from napari_zeroseg.propagate_file import PropagateRun
 from napari_zeroseg.stack import PlaneReport
-from napari_zeroseg.tasks import Done, PlaneTask, kept
+from napari_zeroseg.tasks import Done, PlaneTask, kept, read_report
 from napari_zeroseg.tiling import Field
 
 if TYPE_CHECKING:
@@ -88,14 +90,15 @@ class Spread:
             yield report, None
 
     def embed(self, planes: Sequence[int], options: Mapping[str, Any]) -> Iterator[EncodedPlane]:
-        """Encode planes into the workers' cache folder; a budget is shared out by planes."""
+        """Encode planes into the workers' cache folder; what room there is is shared out by planes."""
         chunks = blocks_of(planes, self._workers)
+        room = options.get("budget_bytes")
+        if room is None:
+            room = default_store().capacity
         block = self._block(None)
         with _Tasks(self._client, block.stop) as tasks:
             for chunk in chunks:
-                mine = dict(options)
-                if mine.get("budget_bytes") is not None:
-                    mine["budget_bytes"] = mine["budget_bytes"] * len(chunk) // len(planes)
+                mine = dict(options, budget_bytes=room * len(chunk) // len(planes))
                 tasks.add(embed_block, block, mine, chunk)
             for _, reports in tasks:
                 yield from reports
@@ -173,25 +176,49 @@ class Spread:
 
 
 class _Numbers:
-    """Counts the objects of planes, in order, whatever order they come in."""
+    """Counts the objects of planes, in order, whatever order they come in.
+
+    A plane that could not be read by an earlier run, and can be now, comes behind those that were numbered without it,
+    as it does where one process takes up the run.
+    """
 
     def __init__(self, writer: LabelsWriter, chunks: Sequence[list[int]]) -> None:
-        done = writer.done.difference(itertools.chain(*chunks))
-        reports = {plane: report for plane in done if (report := kept(writer.folder, plane))}
-        self._counts = {plane: len(report.objects) for plane, report in reports.items()}
-        self._chunks = list(chunks)
-        self._found: dict[int, list[PlaneReport]] = {}
+        wanted = set(itertools.chain(*chunks))
+        done = writer.done - wanted
+        self._counts = dict.fromkeys(done, 0)
+        self._counts |= {plane: len(report.objects) for plane in done if (report := kept(writer.folder, plane))}
+        last = max(done, default=-1)
+        late = {plane for plane in wanted if plane < last and _failed_before(writer, plane)}
+
+        def turn(plane: int) -> tuple[int, int]:
+            return (1 if plane in late else 0 if plane <= last else 2), plane
+
+        self._order = sorted(done | wanted, key=turn)
+        self._offsets: dict[int, int] = {}
+        self._total = 0
+        self._waiting: dict[int, list[PlaneReport]] = {}
 
     def add(self, reports: list[PlaneReport]) -> Iterator[tuple[list[PlaneReport], dict[int, int]]]:
         """Take a block's reports, and give the blocks that can be numbered now, with what to add on each plane."""
-        self._found[reports[0].plane] = reports
+        self._waiting[reports[0].plane] = reports
         self._counts.update({report.plane: len(report.objects) for report in reports})
-        while self._chunks and self._chunks[0][0] in self._found:
-            ready = self._found.pop(self._chunks.pop(0)[0])
-            yield ready, {report.plane: self._before(report.plane) for report in ready}
+        while len(self._offsets) < len(self._order) and self._order[len(self._offsets)] in self._counts:
+            plane = self._order[len(self._offsets)]
+            self._offsets[plane] = self._total
+            self._total += self._counts[plane]
+        for first in sorted(self._waiting):
+            if all(report.plane in self._offsets for report in self._waiting[first]):
+                ready = self._waiting.pop(first)
+                yield ready, {report.plane: self._offsets[report.plane] for report in ready}
 
-    def _before(self, plane: int) -> int:
-        return sum(count for other, count in self._counts.items() if other < plane)
+
+def _failed_before(writer: LabelsWriter, plane: int) -> bool:
+    """Whether an earlier run has reported that a plane cannot be read, on which the numbers behind it rest."""
+    for folder in (writer.folder, aside_of(writer)):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if read_report(folder, plane).fault:
+                return True
+    return False
 
 
 class _Tasks:
@@ -236,7 +263,7 @@ class _Tasks:
 
 def _fields_of(seeds: Path, shape: tuple[int, int]) -> list[Field]:
     """The windows in which outlined objects lie; one plane of labels is in memory at a time."""
-    series = open_image(seeds).planes()
+    series = open_labels(seeds).planes()
     fields: dict[Field, None] = {}
     for plane in range(len(series)):
         labels = series.read(plane)

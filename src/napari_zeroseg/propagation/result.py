@@ -94,7 +94,7 @@ class StepRecord:
     Attributes
     ----------
     found : Mapping of int to Record or None
-        By label; None where the object was looked for and not found.
+        By label; None where the object was looked for and not found. One is left out where nothing is to be seen.
     fault : str
         Why the plane could not be looked at, in a sentence; empty if all went well.
     """

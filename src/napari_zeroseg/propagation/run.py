@@ -242,11 +242,24 @@ class Propagation:
             if not self.is_somewhere(label):
                 continue
             first, last = self.ends(label)
+            found += [Flag(plane, label, FlagReason.UNSURE, 0.0) for plane in self._gaps(label, first, last)]
             for plane, wanted in ((last + 1, Direction.FORWARDS), (first - 1, Direction.BACKWARDS)):
                 asked = self.options.direction in (Direction.BOTH, wanted)
                 if asked and plane in self.planes and not self.outlines.ends_at(label, plane):
                     found.append(Flag(plane, label, FlagReason.ENDED, 0.0))
         return sorted(found)
+
+    def _gaps(self, label: int, first: int, last: int) -> list[int]:
+        """Planes on which an object was found by neither way, though it is on planes on both sides."""
+        return [
+            plane
+            for plane in range(first + 1, last)
+            if plane in self.planes
+            and plane not in self.faults
+            and label not in self._passes.open
+            and not self.outlines.ends_at(label, plane)
+            and self._passes.known(label, plane) is None
+        ]
 
     def next_flag(self, plane: int, step: int = 1) -> Flag | None:
         """The nearest flag behind `plane`, or before it with `step` -1; None if there is none."""

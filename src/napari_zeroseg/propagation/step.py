@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_zeroseg import tiling
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt, PromptKind
 from napari_zeroseg.propagation import masks
 from napari_zeroseg.propagation.motion import motion_in, plane_shift
@@ -93,7 +94,8 @@ def advance(
     Returns
     -------
     dict of int to Found or None
-        None where an object is not there any more.
+        None where an object is not there any more. Objects around which nothing is to be seen, because a tile of the
+        plane is of one single value, are left out.
     """
     asked = _asked(view, before, objects)
     found: dict[int, Found | None] = dict.fromkeys(objects)
@@ -101,6 +103,10 @@ def advance(
         if cancel is not None:
             cancel.raise_if_cancelled()
         members = {label: one for label, one in asked.items() if one.field == field}
+        if is_flat(view.picture[field.slices]):  # a tile is missing
+            for label in members:
+                del found[label]
+            continue
         for label, answer in _answers(view, field, members).items():
             one = _chosen(answer, asked[label].expected, options.step * planes)
             floor = _LEAST_SCORE * (usual or {}).get(label, 0.0)
@@ -121,7 +127,7 @@ def own_scores(view: View, objects: Mapping[int, Patch], options: PropagationOpt
     Returns
     -------
     dict of int to float
-        0 where the network finds something else.
+        0 where the network finds something else, or nothing is to be seen.
     """
     there = {
         label: _Asked(patch, tiling.window_for(view.shape, masks.extent(patch)))
@@ -130,6 +136,8 @@ def own_scores(view: View, objects: Mapping[int, Patch], options: PropagationOpt
     }
     scores = dict.fromkeys(objects, 0.0)
     for field in dict.fromkeys(one.field for one in there.values()):
+        if is_flat(view.picture[field.slices]):
+            continue
         members = {label: one for label, one in there.items() if one.field == field}
         for label, answer in _answers(view, field, members).items():
             one = _chosen(answer, objects[label], options.step)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.errors import InputError, ReadError
 from napari_zeroseg.intensity import to_uint8
-from napari_zeroseg.planes import Planes, check_picture
+from napari_zeroseg.planes import Planes, check_picture, is_flat
 from napari_zeroseg.propagation.masks import Packed
 from napari_zeroseg.propagation.result import PropagationOptions, Record, StepRecord
 from napari_zeroseg.propagation.step import Found, advance, own_scores
@@ -87,7 +87,7 @@ class Pictures:
             raw = self.series.read(plane)
             check_picture(raw)
             picture = to_uint8(raw, self.limits)
-            if picture.min() == picture.max():
+            if is_flat(picture):
                 raise InputError(
                     f"All pixels look the same with contrast limits {self.limits}: give black and white as pixel "
                     "values that the plane has."
@@ -154,7 +154,8 @@ class Sweep:
                 continue
             earlier = known(plane)
             step = earlier if earlier is not None else self._step(plane, here, cancel)
-            found = {track: step.found.get(track.label) for track in here}
+            # those that a missing tile hides are neither found nor missed: they wait as on a plane that is broken
+            found = {track: step.found[track.label] for track in here if track.label in step.found}
             if not step.fault:
                 for track, record in found.items():
                     self._note(self._states[track], plane, record)

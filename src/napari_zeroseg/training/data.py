@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from napari_zeroseg.errors import InputError, ReadError
 from napari_zeroseg.intensity import to_uint8
+from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.planes import Planes, check_picture, planes_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
@@ -243,7 +244,7 @@ def _planes_of(source: Any, what: str) -> tuple[Planes, tuple[float, float] | No
     if not isinstance(source, (str, Path)):
         return Planes.of(source, rgb=False if what == "labels" else None), None
     try:
-        picture = open_image(source)
+        picture = open_labels(source) if what == "labels" else open_image(source)
     except ReadError as error:
         raise ReadError(f"The {what} of this run cannot be read. {error}") from error
     limits = picture.metadata.get("contrast_limits")

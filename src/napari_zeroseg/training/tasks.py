@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.training.classes import ClassHead, cells_of, class_loss, fields_of, maps_of, picture_of, targets_of
 from napari_zeroseg.training.config import TrainingConfig
@@ -286,4 +287,4 @@ class ClassTask:
 def _is_flat(patches: Patches, plane: int, field: tuple[int, int, int, int]) -> bool:
     picture, _ = patches.data.read(plane)
     window = picture[field[0] : field[2], field[1] : field[3]]
-    return bool((window == window.flat[0]).all())
+    return is_flat(window)
