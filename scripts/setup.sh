@@ -117,6 +117,7 @@ for group in "$@"; do
 done
 "$venv/bin/python" -m pip install -q ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
     -c "$constraints" ${TORCH:+"$TORCH"} -e '.[all]' "$@"
-# Only its list of words is used, by the tests; it would bring torchvision.
-[ -z "$words" ] || "$venv/bin/python" -m pip install -q --no-deps clip-anytorch==2.6.0
+# For the tests alone, without what they depend on: CLIP's list of words (it would bring torchvision), and losses to
+# compare ours with (each version of MONAI asks for another range of torch).
+[ -z "$words" ] || "$venv/bin/python" -m pip install -q --no-deps clip-anytorch==2.6.0 monai==1.6.1
 printf '%s\n' "$wanted" >"$stamp"

@@ -72,6 +72,10 @@ def _add_train(commands: Any) -> None:
     how.add_argument("--loss", choices=LOSSES, help="default: dice_bce")
     how.add_argument("--epochs", type=int, help="how often every object is shown")
     how.add_argument("--minutes", type=float, help="how long to train")
+    how.add_argument("--patience", type=int, metavar="N", help="stop after N validations without progress (default: 0)")
+    how.add_argument(
+        "--recompute", action="store_true", default=None, help="take less memory and more time to train the encoder"
+    )
     how.add_argument("--seed", type=int, help="of everything random (default: 0)")
     how.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     how.add_argument("--precision", choices=("auto", "float32", "bf16", "fp16"), help="default: auto")
@@ -80,6 +84,7 @@ def _add_train(commands: Any) -> None:
     run.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     run.add_argument("--estimate", action="store_true", help="measure memory and time, and do not train")
     run.add_argument("--events", metavar="-", choices=("-",), help="print events as lines of JSON")
+    run.add_argument("--tensorboard", action="store_true", default=None, help="write for TensorBoard as well")
     run.add_argument("--json", action="store_true", help="print the card of the result as JSON")
     parser.set_defaults(command=_train, complain=parser.error)
 
@@ -104,7 +109,10 @@ def _prompts(text: str) -> dict[str, float]:
     return chosen
 
 
-_SETTINGS = ("base", "name", "what", "prompts", "loss", "epochs", "minutes", "seed", "device", "precision")
+_SETTINGS = (
+    *("base", "name", "what", "prompts", "loss", "epochs", "minutes", "patience", "recompute", "seed", "device"),
+    *("precision", "tensorboard"),
+)
 _DATA_SETTINGS = ("labels_are", "classes", "ignore")
 
 

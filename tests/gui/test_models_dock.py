@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QFileDialog
 from safetensors.numpy import save
 
 from napari_zeroseg import load_model
@@ -295,6 +296,36 @@ class TestAdding:
         dock.remove.click()
         dock.question.yes.click()
         until(qtbot, lambda: "mitochondria" not in dock.zoo.entries)
+
+    def test_a_model_goes_away_as_one_file_and_comes_back(self, dock, qtbot, tmp_path, monkeypatch):
+        dock.keeper.add(mobile_sam_file(tmp_path))
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        dock.question.name.setText("mine")
+        dock.question.yes.click()
+        until(qtbot, lambda: "works on a test picture" in dock.status.text())
+        assert dock.key == "mine"
+        target = tmp_path / "sent.zip"
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), ""))
+        dock.export.click()
+        until(qtbot, lambda: "is in" in dock.status.text())
+        assert target.is_file()
+        dock.keeper.add(target)
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        assert "There is a model 'mine' already" in dock.question.text.text()
+        assert dock.question.name.text() == "mine-2"
+        dock.question.yes.click()
+        until(qtbot, lambda: "mine-2" in dock.zoo.entries and "works on a test picture" in dock.status.text())
+        assert load_model("mine-2").spec.base == "mobile_sam"
+        for key in ("mine", "mine-2"):
+            dock.show_model(key)
+            until(qtbot, dock.remove.isEnabled)
+            dock.remove.click()
+            dock.question.yes.click()
+            until(qtbot, lambda key=key: key not in dock.zoo.entries)
+        dock.keeper.add(target)  # the name is free again
+        until(qtbot, lambda: "mine" in dock.zoo.entries)
+        dock.show_model("mobile_sam")
+        assert not dock.export.isVisibleTo(dock)
 
     def test_what_the_file_does_not_tell_is_asked(self, dock, qtbot, tmp_path):
         shapes = {"image_encoder.patch_embed.proj.weight": (768, 3, 16, 16)}

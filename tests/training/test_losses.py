@@ -1,4 +1,4 @@
-"""Losses against their formulas, written out by loops in NumPy."""
+"""Losses against their formulas, written out by loops in NumPy, and against MONAI's."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ def test_losses_follow_their_formulas(given, loss, oracle) -> None:
     found = loss(*given)
     assert found.shape == (N,)
     np.testing.assert_allclose(found, [oracle(by_pixel(given, n)) for n in range(N)], rtol=1e-10)
+
+
+def test_losses_are_those_of_monai(given) -> None:
+    """The published reference, where every pixel counts; it has no weights."""
+    monai = pytest.importorskip("monai.losses")
+    logits, target, _ = given
+    everywhere = torch.ones_like(target)
+    batch, true = logits[:, None], target[:, None]
+    sums = {"sigmoid": True, "reduction": "none", "smooth_nr": 1.0, "smooth_dr": 1.0}
+    for ours, theirs in (
+        (losses.dice, monai.DiceLoss(**sums)),
+        (losses.tversky, monai.TverskyLoss(**sums, alpha=0.3, beta=0.7)),
+    ):
+        torch.testing.assert_close(ours(logits, target, everywhere), theirs(batch, true).reshape(N))
+    hard = (true > 0.5).double()
+    focal = monai.FocalLoss(gamma=2.0, reduction="none")(batch, hard).mean((1, 2, 3))
+    torch.testing.assert_close(losses.focal(logits, hard[:, 0], everywhere), focal, check_dtype=False)
 
 
 def test_focal_with_gamma_0_is_half_of_bce_at_alpha_half(given) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.events import Control
 from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
 from napari_zeroseg.training.loop import read_state
+from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.run import StoppedError, train
 
 pytestmark = pytest.mark.usefixtures("kept_cache")
@@ -138,6 +140,39 @@ def test_encoders_learn_too(short: Short, what: str) -> None:
     before, after = (np.asarray(one.encode(picture).tensors["image"]) for one in (base, model))
     assert 1e-6 < np.abs(before - after).mean() < 0.5
     assert trained.card["settings"]["what"] == what
+
+
+def test_what_is_computed_again_is_the_same() -> None:
+    """Gradient checkpointing takes less memory and gives the same gradients."""
+    picture = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, 1024, 1024))).float()
+    gradients = []
+    for recompute in (False, True):
+        settings = {"what": "blocks", "recompute": recompute, "device": "cpu", "precision": "float32"}
+        network = Network(TrainingConfig("a", (("x", "y"),), **settings))
+        network.modules.image_encoder(picture).square().mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in network.encoder_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_a_run_for_tensorboard(short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(short(tensorboard=True), out=tmp_path / "run")
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    found.Reload()
+    tags = found.Tags()
+    told = {"steps/loss", "steps/learning rate", "iou/centre", "iou of the base/box", "dice/box"}
+    assert told <= set(tags["scalars"])
+    assert tags["images"] == ["held-back objects"]
+    events = [event for event in RunFolder(tmp_path / "run").read_events() if event["event"] == "step"]
+    losses = {event["step"]: event["loss"] for event in events}
+    assert {one.step: pytest.approx(one.value, rel=1e-4) for one in found.Scalars("steps/loss")} == losses
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(zs.ZerosegError, match="TensorBoard is not installed"):
+        train(replace(short(tensorboard=True), name="other"), out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_is_wrong_is_said_before_anything_is_computed(short: Short, tmp_path: Path) -> None:

@@ -72,8 +72,10 @@ class _Look:
 
     path: Path
     candidates: tuple[str, ...]
-    is_published: bool
-    lacks_sam: bool
+    is_published: bool = False
+    lacks_sam: bool = False
+    exported: str = ""
+    """The key of a model that was exported."""
 
 
 class Keeper:
@@ -219,8 +221,12 @@ class Keeper:
         self._run(ADDING, "Reading", lambda _: self._look(Path(path), key), self._on_looked)
 
     def _look(self, path: Path, key: str) -> _Look:
+        from napari_zeroseg.training.result import key_in
         from napari_zeroseg.weights.adding import whose
 
+        exported = key_in(path.expanduser())
+        if exported:
+            return _Look(path.expanduser(), (), exported=exported)
         file = file_of(path.expanduser(), "the model").absolute()
         check_whole(file)
         weights = read_file(file)
@@ -232,6 +238,9 @@ class Keeper:
         return _Look(path, tuple(sorted(candidates)), weights.sha256 in published, lacks_sam)
 
     def _on_looked(self, look: _Look) -> None:
+        if look.exported:
+            self._offer_import(look.path, look.exported)
+            return
         known = [key for key in look.candidates if key in self.zoo.entries]
         if look.lacks_sam:
             text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
@@ -255,6 +264,41 @@ class Keeper:
         act = lambda chosen, name: self._add(look.path, chosen or known[0], name or None)  # noqa: E731
         name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
         self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))
+
+    def _offer_import(self, path: Path, key: str) -> None:
+        """Add an exported model under its own name, or ask for another one where that is taken."""
+        if key not in self.zoo.entries:
+            self._import(path, None)
+            return
+        text = f"There is a model {key!r} already: give that of {path.name} another name."
+        name = _name_of(Path(key), set(self.zoo.entries))
+        self._ask(Question(text, "Try and add", lambda _, chosen: self._import(path, chosen or name), (), name))
+
+    def _import(self, path: Path, name: str | None) -> None:
+        def work(errand: Errand) -> str:
+            from napari_zeroseg.training.result import import_model
+
+            spec = import_model(path, name)
+            found = locate(spec)
+            assert found is not None
+            try:
+                self._try(spec, found.path, errand)
+            except Exception:
+                remove_model(spec.key)
+                raise
+            return spec.key
+
+        self._run(ADDING, "Trying", work, self._on_added)
+
+    def export(self, key: str, path: str | Path) -> None:
+        """Write a model with its card as one file; one that is there is replaced, as the user has been asked."""
+
+        def work(_: Errand) -> Path:
+            from napari_zeroseg.training.result import export_model
+
+            return export_model(key, path, overwrite=True)
+
+        self._run(key, "Exporting", work, lambda file: self._say(f"{self.title(key)} is in {file}", "good"))
 
     def _add(self, path: Path, key: str | None, name: str | None) -> None:
         specs = {k: entry.spec for k, entry in self.zoo.entries.items()}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LINK = "#58a6ff"
 _POLL = 150
 """Milliseconds between two looks at how far errands have come."""
-_FILES = "Weights (*.pth *.pt *.safetensors *.bin);;All files (*)"
+_FILES = "Weights (*.pth *.pt *.safetensors *.bin);;Exported models (*.zip);;All files (*)"
 
 
 class ModelsDock(Dock):
@@ -76,9 +76,10 @@ class ModelsDock(Dock):
         self.accept = button("Accept the new file", "Says first what has changed, and what accepting means")
         self.bring = button("Add its file", "Choose the file that you got from its publisher")
         self.verify = button("Verify", "Hash the files anew and compare")
+        self.export = button("Export", "Write the model with its card as one file, which others add as a checkpoint")
         self.remove = button("Remove", "Delete the weights from this machine")
         self.question = QuestionBox()
-        actions = row(self.download, self.accept, self.bring, self.verify, self.remove)
+        actions = row(self.download, self.accept, self.bring, self.verify, self.export, self.remove)
         return column(self.details, actions, self.question)
 
     def _build_errand(self) -> QWidget:
@@ -106,6 +107,7 @@ class ModelsDock(Dock):
         self.download.clicked.connect(lambda: keeper.offer(self.key))
         self.accept.clicked.connect(lambda: keeper.offer_change(self.key))
         self.verify.clicked.connect(lambda: keeper.verify(self.key))
+        self.export.clicked.connect(lambda: self._choose_target(self.key))
         self.remove.clicked.connect(lambda: keeper.offer_removal(self.key))
         self.bring.clicked.connect(lambda: self._choose_file(self.key))
         self.add.clicked.connect(lambda: self._choose_file(""))
@@ -128,6 +130,11 @@ class ModelsDock(Dock):
         path, _ = QFileDialog.getOpenFileName(self, title, "", _FILES)
         if path:
             self.keeper.add(path, key)
+
+    def _choose_target(self, key: str) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, f"Export {key}", f"{key}.zip", "Model (*.zip)")
+        if path:
+            self.keeper.export(key, path)
 
     def _on_answer(self, yes: bool, key: str, name: str) -> None:
         question = self.keeper.question
@@ -181,6 +188,8 @@ class ModelsDock(Dock):
         self.bring.setEnabled(ADDING not in self.zoo.errands)
         self.verify.setVisible(entry.is_ready)
         self.verify.setEnabled(not is_busy)
+        self.export.setVisible(entry.is_ready and entry.where == "models folder")
+        self.export.setEnabled(not is_busy)
         self.remove.setVisible(entry.is_ready)
         self.remove.setEnabled(not is_busy and not _why_kept(entry))
         self.remove.setToolTip(_why_kept(entry) or "Delete the weights from this machine")

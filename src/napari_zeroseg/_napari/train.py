@@ -39,7 +39,7 @@ WHAT = (
     ("blocks", "last blocks", "The encoder's last blocks, and the decoder: for a GPU, or patience"),
     ("all", "everything", "All but the prompt encoder: takes most"),
 )
-_LOSS, _SCORE, _BASE = "#8b949e", "#38bdf8", "#faaa28"
+_LOSS, _SCORE, _BASE, _RATE = "#8b949e", "#38bdf8", "#faaa28", "#a371f7"
 
 
 class TrainDock(Dock):
@@ -128,6 +128,7 @@ class TrainDock(Dock):
 
     def _build_curves(self) -> QWidget:
         self.loss = LinePlot("Loss by step")
+        self.rate = LinePlot("Learning rate by step")
         self.score = LinePlot("IoU on held-back objects by step, and that of the base")
         self.figures = QLabel()
         self.figures.setWordWrap(True)
@@ -137,13 +138,13 @@ class TrainDock(Dock):
         self.card = QTextBrowser()
         self.card.setMinimumHeight(220)
         self.card_part = Folded("Card of the result", self.card)
-        self.curves = column(self.loss, self.score, self.figures, self.picture, self.card_part)
+        self.curves = column(self.loss, self.score, self.rate, self.figures, self.picture, self.card_part)
         return self.curves
 
     def _style(self) -> None:
         super()._style()
         theme = get_theme(self.viewer.theme)
-        for plot in (self.loss, self.score):
+        for plot in (self.loss, self.score, self.rate):
             plot.set_colours(str(theme.text), str(theme.secondary))
 
     # What the user does
@@ -291,6 +292,7 @@ class TrainDock(Dock):
         for one in (self.pause, self.stop):
             one.setEnabled(watch.wanted != "stop")
         self.loss.show_lines((Line("loss", tuple(watch.losses), _LOSS),), watch.steps)
+        self.rate.show_lines((Line("learning rate", tuple(watch.rates), _RATE),), watch.steps)
         lines = [Line("held-back IoU", tuple(watch.scores), _SCORE)]
         if watch.base is not None:
             lines.append(Line("base", ((0, watch.base), (max(1, watch.steps), watch.base)), _BASE, dashed=True))

@@ -78,6 +78,9 @@ class TrainChoices:
     ignore: str = ""
     loss: str = "dice_bce"
     learning_rate: float = 2e-4
+    patience: int = 0
+    recompute: bool = False
+    tensorboard: bool = False
     seed: int = 0
     prompts: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_PROMPTS))
     preset: str = ""
@@ -92,7 +95,11 @@ class TrainChoices:
         """
         values: dict[str, Any] = dict(PRESETS.get(self.preset, {}))
         values |= {
-            name: getattr(self, name) for name in ("base", "what", "labels_are", "loss", "learning_rate", "seed")
+            name: getattr(self, name)
+            for name in (
+                *("base", "what", "labels_are", "loss", "learning_rate", "patience"),
+                *("recompute", "tensorboard", "seed"),
+            )
         }
         values["minutes"] = self.minutes or None
         values["prompts"] = {kind: weight for kind, weight in self.prompts.items() if weight > 0}

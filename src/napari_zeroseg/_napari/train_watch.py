@@ -73,6 +73,8 @@ class RunWatch:
         """The run's state with what belongs to it: its name, a message, the verdict."""
         self.process: subprocess.Popen[bytes] | None = None
         self.losses: list[tuple[float, float]] = []
+        self.rates: list[tuple[float, float]] = []
+        """(step, learning rate)."""
         self.scores: list[tuple[float, float]] = []
         """(step, mean IoU on held-back objects over the kinds of prompt)."""
         self.base: float | None = None
@@ -196,6 +198,7 @@ class RunWatch:
     def _forget(self, step: int) -> None:
         """Forget what came after a step."""
         self.losses = [point for point in self.losses if point[0] <= step]
+        self.rates = [point for point in self.rates if point[0] <= step]
         self.scores = [point for point in self.scores if point[0] <= step]
         self.step = step
 
@@ -225,6 +228,8 @@ class RunWatch:
     def _on_step(self, event: dict[str, Any]) -> None:
         self.step, self.steps, self.rate = event["step"], event["steps"], event["rate"]
         self.seconds_left = event["seconds_left"]
+        if self.rate is not None:
+            self.rates.append((self.step, self.rate))
         if event["loss"] is not None:
             self.losses.append((self.step, event["loss"]))
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QLineEdit, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QLineEdit, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
 from napari_zeroseg._napari.layout import button, form, row
 from napari_zeroseg._napari.train_session import PairChoice, TrainChoices
@@ -119,6 +119,15 @@ class MoreChoices(QWidget):
         self.rate = number(1e-7, 1, "Learning rate of AdamW")
         self.rate.setDecimals(7)
         self.rate.setSingleStep(1e-5)
+        self.patience = QSpinBox()
+        self.patience.setRange(0, 10)
+        self.patience.setSpecialValueText("never")
+        self.patience.setSuffix(" validations without progress")
+        self.patience.setToolTip("Stop early when the held-back objects gain nothing; there are ten validations a run")
+        self.recompute = QCheckBox("Less memory, more time")
+        self.recompute.setToolTip("Gradient checkpointing, where the encoder is trained")
+        self.tensorboard = QCheckBox("Write for TensorBoard")
+        self.tensorboard.setToolTip("The same figures as in metrics.csv, in the run's folder")
         self.seed = QSpinBox()
         self.seed.setRange(0, 2**31 - 1)
         self.seed.setToolTip("Of everything random")
@@ -136,7 +145,10 @@ class MoreChoices(QWidget):
                 ("Ignore", self.ignore),
                 ("Loss", self.loss),
                 ("Rate", self.rate),
+                ("Stop early", self.patience),
                 ("Seed", self.seed),
+                ("", self.recompute),
+                ("", self.tensorboard),
             )
         )
         rows = form(*((KIND_WORDS[kind], box) for kind, box in self.prompts.items()))
@@ -151,6 +163,9 @@ class MoreChoices(QWidget):
             (self.classes, "textChanged", "classes"),
             (self.ignore, "textChanged", "ignore"),
             (self.rate, "valueChanged", "learning_rate"),
+            (self.patience, "valueChanged", "patience"),
+            (self.recompute, "toggled", "recompute"),
+            (self.tensorboard, "toggled", "tensorboard"),
             (self.seed, "valueChanged", "seed"),
         ):
             getattr(widget, signal).connect(partial(self.changed.emit, name))
@@ -164,7 +179,12 @@ class MoreChoices(QWidget):
         self.preset.show_value(choices.preset)
         self.labels_are.show_value(choices.labels_are)
         self.loss.show_value(choices.loss)
+        for check, on in ((self.recompute, choices.recompute), (self.tensorboard, choices.tensorboard)):
+            check.blockSignals(True)
+            check.setChecked(on)
+            check.blockSignals(False)
         boxes: list[tuple[Any, float]] = [(self.rate, choices.learning_rate), (self.seed, choices.seed)]
+        boxes.append((self.patience, choices.patience))
         boxes += [(box, choices.prompts.get(kind, 0)) for kind, box in self.prompts.items()]
         for box, value in boxes:
             box.blockSignals(True)

@@ -120,7 +120,8 @@ class TrainingConfig:
     lora_rank : int
         Rank of the matrices that "lora" trains.
     variants : int
-        Versions of each window (flipped, turned, of other contrast) that the encoder is run on, the plain one included.
+        Versions of each window (turned, flipped, scaled, bent, of other contrast, blurred, noisy) that the encoder is
+        run on, the plain one included.
     validation : float
         Part of the planes or pictures that is held back where no pair has that role.
     gap : int
@@ -135,6 +136,11 @@ class TrainingConfig:
         As for :func:`napari_zeroseg.load_model`.
     checkpoint_seconds : float
         Least time between two savings of the state; a killed run loses no more than this, or one step.
+    recompute : bool
+        Gradient checkpointing: what the encoder's blocks held for the way back is computed again there. Takes less
+        memory and a third more time; means nothing where the encoder is not trained.
+    tensorboard : bool
+        Write what happens for TensorBoard as well, into the run's folder.
     """
 
     name: str
@@ -168,6 +174,8 @@ class TrainingConfig:
     device: str = "auto"
     precision: str = "auto"
     checkpoint_seconds: float = 30.0
+    recompute: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(_as_pair(pair) for pair in self.pairs))
@@ -333,6 +341,9 @@ def _check(config: TrainingConfig) -> None:
         raise InputError("The weights of the prompts to simulate must be positive numbers.")
     if config.box_margin[0] > config.box_margin[1] or config.box_margin[0] <= -0.5:
         raise InputError("The margin of loose boxes is (least, greatest), each above -0.5 of the object's size.")
+    for name in ("recompute", "tensorboard"):
+        if not isinstance(getattr(config, name), bool):
+            raise InputError(f"The setting {name!r} is true or false, not {getattr(config, name)!r}.")
     _check_numbers(config)
 
 

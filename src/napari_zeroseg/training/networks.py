@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from napari_zeroseg.catalogue import ModelSpec
 from napari_zeroseg.embeddings import EmbeddingStore
@@ -71,6 +73,8 @@ class Network:
         self._what = config.what
         self._lora: dict[str, LoraLinear] = {}
         self._open(config)
+        if config.recompute and self.trains_encoder:
+            self._recompute()
 
     @property
     def trains_encoder(self) -> bool:
@@ -104,6 +108,11 @@ class Network:
         with torch.autocast(kind, self.model.dtype, enabled=self.model.dtype != torch.float32):
             image: Tensor = self.modules.image_encoder(pixels)
         return image.float()
+
+    def _recompute(self) -> None:
+        """Let the encoder's blocks forget what they computed until the way back asks for it."""
+        for block in _blocks(self.modules.image_encoder):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def changed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under their official names that differ from the base's, from trained parameters by name."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,13 @@ from napari_zeroseg.models.pipelines import LOW_RES_SIDE
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.tiling import Field
+from napari_zeroseg.training.augment import varied
 from napari_zeroseg.training.data import IGNORE, Box, TrainingData, TrainingObject
 from napari_zeroseg.training.prompts import Mask, simulate
 from napari_zeroseg.training.split import Region
 
-_CONTRAST = 0.2
-"""Gain and gamma of a variant lie within 1 ± this (gamma as a power of 2 within ± twice this)."""
-_NOISE = 6.0
-"""Largest standard deviation of a variant's noise, in grey values."""
+_REMEMBERED = 256 * 2**20
+"""Bytes of variants that are kept at hand: each is needed again in every epoch."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Seen:
-    """A patch as it is used: picture, numbered objects, both turned as the variant has it."""
+    """A patch as it is used: picture and numbered objects, both as the variant has them."""
 
     picture: NDArray[np.uint8]
     objects: NDArray[np.int32]
@@ -49,6 +48,11 @@ class Seen:
     def shape(self) -> tuple[int, int]:
         """(H, W)."""
         return self.picture.shape[0], self.picture.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.picture.nbytes + self.objects.nbytes
 
 
 def near(data: TrainingData, one: TrainingObject) -> Field:
@@ -80,9 +84,11 @@ class Patches:
         self.data = data
         self._seed = seed
         self._held = held
+        self._variants: OrderedDict[Patch, Seen] = OrderedDict()
+        self._bytes = 0
 
     def see(self, patch: Patch) -> Seen:
-        """Read a patch; parts that are held back are ignored."""
+        """Read a patch, or vary it as :func:`varied` does; parts that are held back are ignored."""
         picture, objects = self.data.read(patch.plane)
         objects = objects[patch.field.slices]
         for plane, r0, c0, r1, c1 in self._held:
@@ -93,9 +99,17 @@ class Patches:
         window = picture[patch.field.slices]
         if patch.variant == 0:
             return Seen(window, objects)
-        rng = np.random.default_rng([self._seed, patch.plane, *patch.field, patch.variant])
-        turn = int(rng.integers(1, 8))
-        return Seen(_of_other_contrast(_turned(window, turn), rng), _turned(objects, turn))
+        if patch not in self._variants:
+            rng = np.random.default_rng([self._seed, patch.plane, *patch.field, patch.variant])
+            self._keep(patch, Seen(*varied(window, objects, rng)))
+        self._variants.move_to_end(patch)
+        return self._variants[patch]
+
+    def _keep(self, patch: Patch, seen: Seen) -> None:
+        self._variants[patch] = seen
+        self._bytes += seen.size
+        while self._bytes > _REMEMBERED and len(self._variants) > 1:
+            self._bytes -= self._variants.popitem(last=False)[1].size
 
     def embedding(self, patch: Patch, model: SamSegmenter, store: EmbeddingStore) -> Tensor:
         """(1, 256, 64, 64) float32 with the digits that a file keeps, so that a resumed run finds the same."""
@@ -167,18 +181,3 @@ def prompt_on(
 def _box_of(mask: Mask) -> Box:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(rows[0]), int(columns[0]), int(rows[-1]), int(columns[-1])
-
-
-def _turned(array: NDArray[Any], turn: int) -> NDArray[Any]:
-    turned = np.rot90(array, turn % 4, axes=(0, 1))
-    return np.ascontiguousarray(turned[:, ::-1] if turn >= 4 else turned)
-
-
-def _of_other_contrast(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    values = picture.astype(np.float32) / 255
-    values **= 2 ** rng.uniform(-2 * _CONTRAST, 2 * _CONTRAST)
-    values = (values - 0.5) * rng.uniform(1 - _CONTRAST, 1 + _CONTRAST) + 0.5 + rng.uniform(-0.1, 0.1)
-    # one noise for all channels: that of a colour picture is mostly brightness
-    noise = rng.normal(0, rng.uniform(0, _NOISE) / 255, picture.shape[:2]).astype(np.float32)
-    values += noise if picture.ndim == 2 else noise[..., None]
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)

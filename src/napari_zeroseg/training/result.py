@@ -189,6 +189,15 @@ def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path
     return path
 
 
+def key_in(path: str | Path) -> str:
+    """The key under which a model was exported; "" if a file is none that :func:`export_model` wrote."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read(_FORM_FILE))["key"])
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError):
+        return ""
+
+
 def import_model(path: str | Path, name: str | None = None) -> ModelSpec:
     """Add a model that :func:`export_model` wrote.
 

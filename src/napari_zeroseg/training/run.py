@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from napari_zeroseg.errors import CancelledError, InputError, ZerosegError
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.training import card as cards
+from napari_zeroseg.training.board import Board, check_available
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData, check_enough
 from napari_zeroseg.training.events import Control, Events, Listener, plain
@@ -72,8 +74,9 @@ def train(
         Each with a sentence that says what to do.
     """
     folder, config = _opened(config, out, resume)
-    events = Events(folder.events, *([] if listener is None else [listener]))
-    with only_run_on(folder.path):
+    board = Board(folder.path) if config.tensorboard else None
+    events = Events(folder.events, *(one for one in (listener, board) if one is not None))
+    with only_run_on(folder.path), contextlib.closing(board) if board is not None else contextlib.nullcontext():
         steering = Control(folder.control)
         if control is not None:
             control(steering)
@@ -134,6 +137,8 @@ class _Run:
         """Everything in order."""
         config = self.config
         check_name(config.name)
+        if config.tensorboard:
+            check_available()
         self.events("started", folder=str(self.folder.path), name=config.name, pid=os.getpid(), settings=config.table())
         data = TrainingData(config)
         check_enough(data, config)
