@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_zeroseg._napari import turns
+from napari_zeroseg import open_image
+from napari_zeroseg._napari import prompt_layers, turns
 from napari_zeroseg._napari.engine import Engine
 from napari_zeroseg._napari.stack_results import OneEdit
 from napari_zeroseg._napari.stack_session import StackSession
@@ -127,6 +128,19 @@ class TestPropagate:
         assert set(seeded.runner.curve) == {0, 1, 3, 4}
         assert list(seeded.runner.survey.outlined) == [SEED]
         assert "followed through" in seeded.log()
+
+    def test_labels_too_large_for_the_memory_lie_on_disk(self, seeded, monkeypatch, tmp_path):
+        seeded.session.propagate()
+        seeded.settle()
+        held = np.array(seeded.found)
+        monkeypatch.setenv("ZEROSEG_DATA_DIR", str(tmp_path))
+        monkeypatch.setattr(prompt_layers, "in_memory", lambda: 0)
+        seeded.viewer.layers.remove(seeded.session.results.layer)
+        seeded.session.propagate()
+        seeded.settle()
+        (file,) = (tmp_path / "labels").iterdir()
+        assert file.name.startswith("em-propagated-")
+        np.testing.assert_array_equal(open_image(file).data[:], held)
 
     def test_planes_of_a_range_in_one_direction(self, seeded):
         seeded.session.set_choices(whole=False, first=1, last=3, direction=Direction.FORWARDS)

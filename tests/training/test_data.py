@@ -11,6 +11,7 @@ from napari_zeroseg.errors import InputError, ReadError, ZerosegError
 from napari_zeroseg.planes import planes_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import IGNORE, TrainingData, check_enough
+from napari_zeroseg.training.run import of_classes
 from napari_zeroseg.training.split import folds, split_for
 
 RNG = np.random.default_rng(0)
@@ -115,6 +116,19 @@ def test_a_class_missing_in_validation_is_told() -> None:
     config = TrainingConfig("a", pairs, classes=(2, 3), min_pixels=10)
     with pytest.raises(InputError, match="named for validation hold no object"):
         split_for(TrainingData(config), config)
+
+
+def test_a_class_on_one_side_only_is_told() -> None:
+    labels = (squares(8, 12) > 0).astype(np.uint8)
+    labels[:2][:, :20] *= 2  # only on planes that are learnt from
+    labels[-1][:, 30:] *= 3  # only on one that is held back
+    data = data_of(labels, labels_are="classes")
+    told = of_classes(data, split_for(data, TrainingConfig("a", ((labels, labels),), min_pixels=10)))
+    assert [sentence.split(" is ")[0] for sentence in told] == ["Class 2", "Class 3"]
+    assert "on none of the planes that are held back" in told[0]
+    assert "only on planes that are held back" in told[1]
+    instances = data_of(squares(8, 12), labels_are="instances")
+    assert of_classes(instances, split_for(instances, TrainingConfig("a", ((labels, labels),)))) == []
 
 
 def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+import re
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from napari.layers import Labels, Points, Shapes
+from napari.utils.notifications import show_info
 from numpy.typing import DTypeLike, NDArray
 
 from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT, data_shape
-from napari_zeroseg.errors import DeviceMemoryError
+from napari_zeroseg.io.label_zarr import editable_labels
+from napari_zeroseg.settings import Settings
 
 if TYPE_CHECKING:
     from napari.layers import Image, Layer
@@ -68,22 +76,49 @@ def new_shapes(image: Image) -> Shapes:
 def new_labels(image: Image, what: str = "labels", dtype: DTypeLike = np.uint16) -> Labels:
     """Make an empty Labels layer of the image's shape; `what` it holds is part of its name.
 
+    Labels that would take more than an eighth of the memory lie on disk, as OME-Zarr in the user's data folder, and
+    what is drawn is written there at once.
+
     Raises
     ------
-    DeviceMemoryError
-        If the memory cannot hold labels for the whole stack.
+    WriteError
+        If there is no room on disk.
     """
-    shape = data_shape(image)
-    try:
-        # 16 bit: napari draws it three times as fast as wider integers, and 65535 objects are seldom too few.
-        data = np.zeros(shape, dtype)
-    except MemoryError as error:
-        size = np.prod(shape, dtype=float) * np.dtype(dtype).itemsize / 1e9
-        raise DeviceMemoryError(
-            f"Labels for all of '{image.name}' would need {size:.0f} GB: open a part of the stack, or add a Labels "
-            "layer that is backed by a file (zarr) and choose it as output."
-        ) from error
+    shape, kind = data_shape(image), np.dtype(dtype)
+    # 16 bit: napari draws it three times as fast as wider integers, and 65535 objects are seldom too few.
+    data: Any = None
+    if math.prod(shape) * kind.itemsize <= in_memory():
+        with suppress(MemoryError):
+            data = np.zeros(shape, kind)
+    if data is None:
+        path = _file_for(image, what)
+        data = editable_labels(path, shape, kind, *_steps(image))
+        show_info(f"The labels of '{image.name}' are large, so they lie on disk: {path}")
     return Labels(data, name=f"{image.name} – {what}", opacity=0.5, **placement(image))
+
+
+def in_memory() -> int:
+    """Bytes of labels that are held in memory: with more of them, the picture itself would have no room."""
+    return int(psutil.virtual_memory().total // 8)
+
+
+def _steps(image: Image) -> tuple[list[float], str]:
+    """Distances of an image's pixels in micrometres, or in whatever they are in where that is no length."""
+    try:
+        return [
+            float((step * unit).to("micrometer").magnitude) for step, unit in zip(image.scale, image.units, strict=True)
+        ], "micrometer"
+    except (AttributeError, TypeError):  # no units, or pixels
+        return [float(step) for step in image.scale], ""
+
+
+def _file_for(image: Image, what: str) -> Path:
+    """A new name in the data folder."""
+    home = Settings.from_environment().data_dir / "labels"
+    name = re.sub(r"[^\w.-]+", "_", f"{image.name}-{what}").strip("_.")[:80] or "labels"
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    tries = (home / f"{name}-{stamp}{suffix}.ome.zarr" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for path in tries if not path.exists())
 
 
 def adopt_points(layer: Points) -> None:

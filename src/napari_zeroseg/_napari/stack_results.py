@@ -49,8 +49,8 @@ class Results:
 
         Raises
         ------
-        DeviceMemoryError
-            If the memory cannot hold it.
+        WriteError
+            If it is too large for the memory, and there is no room on disk.
         """
         layer = prompt_layers.new_labels(image, kind, dtype)
         active = viewer.layers.selection.active

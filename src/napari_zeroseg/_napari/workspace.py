@@ -202,8 +202,8 @@ class Workspace:
 
         Raises
         ------
-        DeviceMemoryError
-            If the memory cannot hold it.
+        WriteError
+            If it is too large for the memory, and there is no room on disk.
         """
         if self.image is not None and self.output is None:
             labels = prompt_layers.new_labels(self.image)

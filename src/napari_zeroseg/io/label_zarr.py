@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_zeroseg.errors import ReadError
+from napari_zeroseg.errors import ReadError, WriteError
 
 _TILE = 1024
 """Longest side of a tile: 4 MiB of labels, which compress to a tenth of that or less."""
+
+_PAINTED_TILE = 512
+"""Longest side of a tile of labels that are painted on: each stroke writes whole tiles."""
 
 _COARSEST = 1024
 """Longest side of the coarsest level; it fits on a screen."""
@@ -123,6 +126,66 @@ class ZarrLabels:
         if _UNFINISHED in attributes:
             del attributes[_UNFINISHED]
         os.utime(self.path)  # its provenance is known by being older
+
+
+def editable_labels(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], steps: Sequence[float], unit: str = ""
+) -> Any:
+    """Make labels on disk that can be painted on: an OME-Zarr of one level, empty, which takes no room until written.
+
+    Parameters
+    ----------
+    path : Path
+        Where nothing is yet.
+    shape : tuple of int
+        (..., H, W).
+    dtype : dtype
+    steps : sequence of float
+        Distance of neighbours along each axis.
+    unit : str
+        Of the distances along rows, columns and planes, such as "micrometer"; "" where it is not known.
+
+    Returns
+    -------
+    zarr.Array
+        Of level 0, which reads and writes its files.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full or the folder cannot be written.
+    """
+    import zarr
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.open_group(path, mode="w-", zarr_format=3)
+        tile = [min(length, _PAINTED_TILE) for length in shape[-2:]]
+        axes = "tczyx"[-len(shape) :]
+        array = group.create_array(
+            "0",
+            shape=shape,
+            dtype=dtype,
+            chunks=(*(1,) * (len(shape) - 2), *tile),
+            fill_value=0,
+            dimension_names=list(axes),
+        )
+        kinds = {"t": "time", "c": "channel"}
+        scale = {"type": "scale", "scale": [float(step) for step in steps]}
+        known = {"unit": unit} if unit else {}
+        named = [{"name": axis, "type": kinds.get(axis, "space")} | ({} if axis in kinds else known) for axis in axes]
+        multiscale: dict[str, Any] = {
+            "name": "labels",
+            "axes": named,
+            "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+        }
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale], "image-label": {}}
+    except (OSError, ValueError) as error:
+        raise WriteError(
+            f"Labels could not be made in {path.parent} ({error}): make room there, or let ZEROSEG_DATA_DIR name "
+            "another folder."
+        ) from error
+    return array
 
 
 def _levels(shape: tuple[int, ...]) -> list[tuple[int, ...]]:

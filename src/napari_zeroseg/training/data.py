@@ -47,12 +47,13 @@ class LabelledPlane:
 
 @dataclass(frozen=True)
 class TrainingObject:
-    """One object on one plane: its number in the plane's objects, its box and its pixels."""
+    """One object on one plane: its number in the plane's objects, its box, its pixels, and the label that it has."""
 
     plane: int
     number: int
     box: Box
     pixels: int
+    label: int = 0
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -200,13 +201,16 @@ class TrainingData:
         found: list[TrainingObject] = []
         for plane in range(len(self.planes)):
             objects = self._objects_of(plane)
+            where = self.planes[plane]
+            values = self._values(where.pair, where.index)
             positive = np.maximum(objects, 0)
             sizes = np.bincount(positive.ravel())
             for number, box in enumerate(ndimage.find_objects(positive), 1):
                 if box is not None and sizes[number] >= self._config.min_pixels:
                     rows, columns = box
                     corners = (rows.start, columns.start, rows.stop - 1, columns.stop - 1)
-                    found.append(TrainingObject(plane, number, corners, int(sizes[number])))
+                    label = int(values[box][objects[box] == number][0])
+                    found.append(TrainingObject(plane, number, corners, int(sizes[number]), label))
         return found
 
 

@@ -184,6 +184,8 @@ class _Run:
             report_objects=len(split.report),
             held_back=split.sentence,
         )
+        for sentence in of_classes(data, split):
+            self.events("warning", message=sentence)
 
     def _finish(self, data: TrainingData, split: Split, fitted: Fitted, turned: Sequence[Fitted]) -> TrainedModel:
         from napari_zeroseg.training.fitting import figures_of, learnt_file
@@ -242,6 +244,22 @@ class _Run:
     def _extra_files(self) -> list[Path]:
         previews = sorted(self.folder.previews.glob("*.png"))[-1:]
         return [path for path in (self.folder.metrics, *previews) if path.is_file()]
+
+
+def of_classes(data: TrainingData, split: Split) -> list[str]:
+    """Say what the held-back part cannot tell, or the learnt part not teach, since a class is missing from it."""
+    if not data.as_classes:
+        return []
+    learnt, held = ({data.objects[i].label for i in part} for part in (split.train, (*split.choose, *split.report)))
+    told = [
+        f"Class {label} is on none of the planes that are held back, so the figures say nothing of it: label it there."
+        for label in sorted(learnt - held)
+    ]
+    return told + [
+        f"Class {label} is only on planes that are held back, so it is not learnt: label it elsewhere too, or leave it "
+        "out."
+        for label in sorted(held - learnt)
+    ]
 
 
 def _note(split: Split, in_turn: bool) -> str:
