@@ -19,7 +19,7 @@ from napari_zeroseg.errors import InputError, UnknownModelError, WeightsError
 from napari_zeroseg.registry import MOBILE_SAM, add_checkpoint, find_model, list_models, remove_model, verify
 from napari_zeroseg.weights import adding
 from napari_zeroseg.weights.cards import model_folder, read_card
-from napari_zeroseg.weights.folder import weights_of
+from napari_zeroseg.weights.folder import locate, weights_of
 
 DATA = Path(__file__).parents[1] / "data"
 SAM_B = "image_encoder.patch_embed.proj.weight"
@@ -289,3 +289,31 @@ def test_no_room_for_a_copy(tuned, tmp_path):
     ran = subprocess.run([sys.executable, "-c", code, str(tuned)], capture_output=True, text=True, check=True)
     assert "mito.pth could not be copied to" in ran.stdout
     assert sorted(path.name for path in model_folder("mine").iterdir()) in ([], [".lock"])
+
+
+class TestFilesInAFolderOfTheUsers:
+    """ZEROSEG_MODELS: what is called as a model is looked at, since nobody has said what its hash should be."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path / "mine"))
+        (tmp_path / "mine").mkdir()
+        return tmp_path / "mine"
+
+    @pytest.mark.parametrize("content", [b"", b"<!doctype html>", b"PK\x03\x04 no weights"])
+    def test_what_is_no_weights_at_all_is_left_out(self, folder, content, caplog):
+        (folder / "sam_vit_b.pt").write_bytes(content)
+        assert locate(find_model("sam_vit_b")) is None
+        assert "sam_vit_b.pt is left out" in caplog.text
+
+    def test_weights_of_another_model_do_not_pass(self, folder):
+        torch.save({SAM_B: torch.zeros(768, 3, 16, 16)}, folder / "lite_medsam.pt")
+        report = verify("lite_medsam")
+        assert not report.ok
+        assert "is no good: These weights are not LiteMedSAM's" in report.sentence
+
+    def test_what_they_are_is_said_where_there_is_no_hash(self, folder):
+        torch.save({SAM_B: torch.zeros(768, 3, 16, 16)}, folder / "medsam_vit_b.pt")
+        report = verify("medsam_vit_b")
+        assert report.ok
+        assert "no hash is known to compare it with, and its parameters are those of MedSAM" in report.sentence

@@ -20,6 +20,7 @@ from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import (
     SUFFIXES,
     Weights,
+    check_whole,
     hash_again,
     is_there,
     read_file,
@@ -108,9 +109,19 @@ def _in_local_folders(spec: ModelSpec) -> Found | None:
                     return Found(path, "local folder", source.sha256, PUBLISHED if source.sha256 else "")
         for suffix in SUFFIXES:
             path = folder / f"{spec.key}{suffix}"
-            if path.name not in names and path.is_file():
+            if path.name not in names and path.is_file() and _is_whole(path):
                 return Found(path, "local folder", "", "")
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file that is called as a model is weights at all, as far as its frame tells."""
+    try:
+        check_whole(path)
+    except (WeightsError, OSError) as error:
+        _log.warning("%s is left out: %s", path, error)
+        return False
+    return True
 
 
 def _places(folder: Path, source: WeightsSource) -> list[Path]:
@@ -287,7 +298,16 @@ def verify(spec: ModelSpec) -> VerifyReport:
             f"{', '.join(bad)} beside {found.path} changed since the download: remove the model and get it again."
         )
         return VerifyReport(spec.key, found.path, False, now, found.sha256, sentence)
-    says = f"as {found.hash_from}" if found.sha256 else "no hash is known to compare it with"
+    if found.sha256:
+        says = f"as {found.hash_from}"
+    else:
+        try:
+            weights = read_file(found.path)
+            check_family(spec, weights)
+        except WeightsError as error:
+            return VerifyReport(spec.key, found.path, False, now, "", f"{found.path} is no good: {error}")
+        known = spec.title if weights.layout is not None else "a model that is not known"
+        says = f"no hash is known to compare it with, and its parameters are those of {known}"
     return VerifyReport(spec.key, found.path, True, now, found.sha256, f"{found.path} is whole: sha256 {now}, {says}.")
 
 
