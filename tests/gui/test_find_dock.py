@@ -14,8 +14,10 @@ from napari_zeroseg._napari import turns
 from napari_zeroseg._napari.keys import FIND_KEYS
 from napari_zeroseg._napari.preview import PROPOSALS
 from napari_zeroseg._napari.stack_results import OneEdit
+from napari_zeroseg.cascade.heat import is_taught
 from napari_zeroseg.jobs import shared_queue
 from napari_zeroseg.phantom import em_like_stack
+from napari_zeroseg.registry import add_checkpoint, load_model, remove_model
 
 PLANES, SIZE, SHOWN = 3, 256, 1
 PATIENCE = 240_000
@@ -437,6 +439,19 @@ def test_teach_a_word_and_find_it(bench):
     assert (bench.truth[best] > 0).mean() > 0.7
     bench.press(Qt.Key.Key_A)
     assert bench.own.data.max() == 1
+
+
+def test_a_word_is_taught_to_a_model_that_reads(bench, clipseg_folder):
+    """Its weights are random here: the vector is fitted, kept, and found by the model as by the command line."""
+    spec = add_checkpoint(clipseg_folder / "model.safetensors")
+    bench.own.data = bench.truth.astype(np.uint16)
+    bench.session.set_model(spec.key)
+    bench.dock.finding.word.setText("Mitochondria")
+    bench.click(bench.dock.finding.teach)
+    assert "'mitochondria' is taught from 3 planes; IoU 0." in bench.log()
+    assert "by the bare word" in bench.log()
+    assert is_taught(load_model(spec.key, device="cpu"), "mitochondria")
+    remove_model(spec.key)
 
 
 def test_a_word_cannot_be_taught_without_labels(bench):

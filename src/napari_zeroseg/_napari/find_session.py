@@ -94,7 +94,8 @@ class Finder:
     def _teach(self, word: str) -> None:
         name, at = spoken(word), self._subject(True)
         work = Teaching(at.stack, LabelStack(at.labels.data, at.place), name)
-        self._runner.run(f"Teaching {name!r}", work, None, (at.labels, at.image), then=self.look_for_words)
+        needs = (at.labels, at.image)
+        self._runner.run(f"Teaching {name!r}", work, None, needs, "steps", then=self.look_for_words)
 
     def look_for_words(self) -> None:
         """See which words were taught."""

@@ -17,9 +17,11 @@ from napari_zeroseg.cascade.features import PlaneFeatures
 from napari_zeroseg.cascade.find import Taken, search_plane
 from napari_zeroseg.cascade.search import Candidate, side_for
 from napari_zeroseg.cascade.shown import Known, Shown, learn_from
-from napari_zeroseg.cascade.words import Trial, load_word, save_word, teach
+from napari_zeroseg.cascade.taught import save_phrase, teach_phrase
+from napari_zeroseg.cascade.words import load_word, save_word, teach
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.view import View
 from napari_zeroseg.word_files import spoken
@@ -201,6 +203,8 @@ class Accepting:
 class Teaching:
     """Teach a word from the labelled objects of planes, and keep it.
 
+    A model that draws learns what they look like; for one that reads, the vector that stands for the word is fitted.
+
     Attributes
     ----------
     stack : Stack
@@ -217,7 +221,9 @@ class Teaching:
         name = spoken(self.word)
         engine = self.stack.engine()
         model = engine.model(self.stack.model)
-        check_takes_points(model)
+        reads = PromptKind.TEXT in model.spec.accepts
+        if not reads:
+            check_takes_points(model)
         planes = [plane for plane in self.stack.planes if _objects_on(self.labels, plane, token)]
         if not planes:
             raise InputError(
@@ -228,16 +234,27 @@ class Teaching:
         for plane in chosen:
             token.raise_if_cancelled()
             views.append(View(model, self.stack.shown.plane(plane), engine.store))
-        word = teach(name, model, views, [np.array(self.labels.plane(plane)) for plane in chosen], cancel=token)
-        save_word(word)
-        tell(Told(f"{name!r} is taught from {counted(len(chosen), 'plane')}; {_how_well(word.trial)}"))
+        given = [np.array(self.labels.plane(plane)) for plane in chosen]
+        trial: Any
+        if reads:
+            phrase = teach_phrase(
+                name, model, views, given, cancel=token, progress=lambda done, most: tell(Progressed(done, most))
+            )
+            save_phrase(phrase)
+            trial = phrase.trial
+        else:
+            word = teach(name, model, views, given, cancel=token)
+            save_word(word)
+            trial = word.trial
+        tell(Told(f"{name!r} is taught from {counted(len(chosen), 'plane')}; {_how_well(trial)}"))
 
 
-def _how_well(trial: Trial) -> str:
+def _how_well(trial: Any) -> str:
     if trial.after is None:
         return "label a second plane, and it is also told how well it does."
+    before = "" if trial.before is None else f" ({trial.before:.2f} by the bare word)"
     return (
-        f"IoU {trial.after:.2f} and absence {trial.absence:.2f} on {counted(trial.planes, 'plane')} held out "
+        f"IoU {trial.after:.2f}{before} and absence {trial.absence:.2f} on {counted(trial.planes, 'plane')} held out "
         "(absence: how sure it is that a plane has none, here wrongly)."
     )
 
