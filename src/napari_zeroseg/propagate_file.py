@@ -202,8 +202,11 @@ def _write(
 
 
 def _rows(run: Propagation) -> Iterable[dict[str, Any]]:
+    flags: dict[int, dict[int, str]] = {}
+    for flag in run.flags:
+        flags.setdefault(flag.plane, {})[flag.label] = str(flag.reason)
     for plane in run.planes:
-        flagged = {flag.label: str(flag.reason) for flag in run.flags if flag.plane == plane}
+        flagged = flags.get(plane, {})
         for one in run.plane(plane).objects:
             certainty = "" if one.certainty is None else round(one.certainty, 4)
             yield {

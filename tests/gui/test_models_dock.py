@@ -305,10 +305,22 @@ class TestAdding:
         until(qtbot, lambda: "works on a test picture" in dock.status.text())
         assert dock.key == "mine"
         target = tmp_path / "sent.zip"
+        target.write_bytes(b"something else")
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "sent"), ""))
+        dock.export.click()
+        assert "is there already: replace it?" in dock.question.text.text()
+        dock.question.no.click()
+        assert target.read_bytes() == b"something else"
         monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), ""))
         dock.export.click()
         until(qtbot, lambda: "is in" in dock.status.text())
-        assert target.is_file()
+        assert target.stat().st_size > 1e6
+        dock.keeper.add(target, "lite_medsam")
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        assert "is the exported model 'mine', not the file of LiteMedSAM" in dock.question.text.text().replace(
+            "\u200b", ""
+        )
+        dock.question.no.click()
         dock.keeper.add(target)
         until(qtbot, lambda: dock.question.isVisibleTo(dock))
         assert "There is a model 'mine' already" in dock.question.text.text()

@@ -165,3 +165,24 @@ def test_pixel_map_between_layers(viewer):
     viewer.dims.set_point(0, 2)
     matrix = shown_plane(image, viewer.dims).pixel_map(shown_plane(labels, viewer.dims))
     np.testing.assert_allclose(matrix, [[0.5, 0, -0.25], [0, 0.5, -0.25]])
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("place", [{}, {"scale": (3, 0.5, 2), "translate": (4, -1, 7), "units": "nm"}])
+def test_marks_are_put_where_they_are_read(order, ndim, place):
+    """The way from pixels to a layer's own coordinates and back, whatever is displayed."""
+    viewer = ViewerModel()
+    image = viewer.add_image(np.zeros((6, 7, 8)), **place)
+    there = {"scale": (0.25, 4), "translate": (1, 2)} if ndim == 2 else {"scale": (2, 0.25, 4)}
+    points = viewer.add_points(ndim=ndim, **there, **({"units": "nm"} if place else {}))
+    viewer.dims.order = order
+    for axis, step in enumerate((4, 3, 2)):
+        viewer.dims.set_current_step(axis, step)
+    plane = shown_plane(image, viewer.dims)
+    if ndim == 2 and order != (0, 1, 2):
+        return  # a plane layer has no other displayed axes
+    pixels = np.array([[0.0, 0.0], [2.5, 3.0], [4.0, 1.5]])
+    found, on_plane = plane.pixels(points, plane.coordinates(points, pixels, viewer.dims), viewer.dims)
+    np.testing.assert_allclose(found, pixels, atol=1e-9)
+    assert on_plane.all()

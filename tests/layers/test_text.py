@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
-from napari.layers import Shapes
+from napari.layers import Points, Shapes
 
 from napari_zeroseg._napari.engine import ModelChoice
 from napari_zeroseg._napari.marks import Drawn
 from napari_zeroseg._napari.phrase_map import phrase_marks
 from napari_zeroseg._napari.preview import colour_of
+from napari_zeroseg._napari.taught import shared_taught
 from napari_zeroseg.errors import InputError
 
 WORDS, FLOOD, BOXES = (ModelChoice(f"toy_{name}") for name in ("words", "flood", "boxes"))
@@ -33,6 +36,10 @@ def draw_box(desk, r0, c0, r1, c1):
     corners = [(0, r, c) for r, c in ((r0, c0), (r0, c1), (r1, c1), (r1, c0))]
     desk.workspace.make_shapes().add_rectangles(np.array(corners))
     desk.settle()
+
+
+def said(desk):
+    return desk.session.status.text
 
 
 def preview(desk):
@@ -325,6 +332,102 @@ class TestOutlining:
         drawn.settle()
         assert drawn.workspace.shapes is None or not len(drawn.workspace.shapes.data)
         assert not drawn.session.outlining.is_busy
+
+    def test_nothing_is_outlined_twice(self, drawn):
+        for _ in range(2):
+            write(drawn, "bright")
+            drawn.session.outlining.outline()
+            drawn.settle()
+            drawn.session.set_model(WORDS)
+            drawn.settle()
+        assert len(drawn.workspace.shapes.data) == 1
+        assert "bright: everything has a box already" in said(drawn)
+        drawn.session.set_model(FLOOD)
+        drawn.settle()
+        drawn.session.accept()
+        drawn.settle()
+        drawn.session.set_model(WORDS)
+        drawn.settle()
+        drawn.session.outlining.outline()
+        drawn.settle()
+        assert not len(drawn.workspace.shapes.data)
+        assert "nothing new was found" in said(drawn)
+
+    @pytest.fixture
+    def many(self, drawn):
+        """Twenty squares: more than one turn of the window's loop puts into the layers."""
+        picture = np.full((120, 150), 20, np.uint8)
+        for i in range(20):
+            row, column = 8 + 28 * (i // 5), 8 + 28 * (i % 5)
+            picture[row : row + 14, column : column + 14] = 220
+        drawn.workspace.choose_image(drawn.viewer.add_image(picture))
+        drawn.settle()
+        write(drawn, "bright")
+        return drawn
+
+    def until_some(self, desk):
+        while desk.workspace.shapes is None or not len(desk.workspace.shapes.data):
+            desk.bridge.turn()
+            time.sleep(0.001)
+
+    def test_many_in_several_turns(self, many):
+        many.session.outlining.outline()
+        self.until_some(many)
+        assert len(many.workspace.shapes.data) < 20
+        assert many.session.outlining.is_busy
+        many.settle()
+        assert sorted(many.workspace.shapes.features["object"]) == list(range(1, 21))
+        assert not many.session.outlining.is_busy
+        many.session.accept()
+        many.settle()
+        assert many.workspace.labels.data.max() == 20
+
+    def test_another_image_in_the_middle(self, many, squares):
+        many.session.outlining.outline()
+        self.until_some(many)
+        there = many.workspace.shapes
+        other = many.viewer.add_image(squares[0], name="other")
+        many.workspace.choose_image(other)
+        many.settle()
+        assert many.workspace.shapes is None
+        assert 0 < len(there.data) < 20
+        assert not many.session.outlining.is_busy
+        assert many.session.model == WORDS
+
+    def test_another_model_in_the_middle_stays(self, many):
+        many.session.outlining.outline()
+        many.session.set_model(BOXES)
+        many.settle()
+        assert many.session.model == BOXES
+        assert len(many.workspace.shapes.data) == 20
+
+    def test_another_contrast_in_the_middle_is_the_same_picture(self, drawn):
+        write(drawn, "bright")
+        drawn.session.outlining.outline()
+        drawn.workspace.image.contrast_limits = (0, 250)
+        drawn.settle()
+        assert len(drawn.workspace.shapes.data) == 1
+
+    @pytest.mark.parametrize("signs", [[1, 0], [True, False], ["+", "-"]])
+    def test_points_with_signs_of_their_own(self, drawn, signs):
+        points = Points(np.zeros((2, 3)) + 60, features={"sign": signs, "object": [5, 6]}, ndim=3)
+        drawn.session.viewer.add_layer(points)
+        drawn.workspace.choose_points(points)
+        write(drawn, "bright")
+        drawn.session.outlining.outline()
+        drawn.settle()
+        assert list(points.features["sign"])[:2] == signs
+        assert "positive" in list(points.features["sign"])[2:]
+        assert drawn.session.model == FLOOD
+
+    def test_a_word_that_is_taught_meanwhile(self, toy_desk, monkeypatch):
+        toy_desk.session.set_model(FLOOD)
+        toy_desk.settle()
+        assert toy_desk.session.outlining.words == []
+        monkeypatch.setattr("napari_zeroseg._napari.outlining.taught_words", lambda: ["cell"])
+        shared_taught().changed.emit()
+        toy_desk.settle()
+        assert toy_desk.session.outlining.words == ["cell"]
 
     def test_words_that_nobody_taught(self, toy_desk):
         toy_desk.session.set_model(FLOOD)

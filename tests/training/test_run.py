@@ -160,7 +160,7 @@ def test_a_run_for_tensorboard(short: Short, tmp_path: Path, monkeypatch: pytest
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(short(tensorboard=True), out=tmp_path / "run")
-    found = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "run"))
     found.Reload()
     tags = found.Tags()
     told = {"steps/loss", "steps/learning rate", "iou/centre", "iou of the base/box", "dice/box"}

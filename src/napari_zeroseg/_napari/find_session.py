@@ -13,6 +13,7 @@ from napari_zeroseg._napari.find_queue import Inquiry, Subject
 from napari_zeroseg._napari.find_work import Finding, Teaching, counted
 from napari_zeroseg._napari.stack_place import LabelStack
 from napari_zeroseg._napari.stack_run import Runner
+from napari_zeroseg._napari.taught import shared_taught
 from napari_zeroseg.cascade import Proposal, Queue
 from napari_zeroseg.cascade.words import taught_words
 from napari_zeroseg.errors import ZerosegError
@@ -102,6 +103,8 @@ class Finder:
         self._channel.submit("words", Priority.LOAD, lambda _: taught_words(), self._on_words, self._runner.report)
 
     def _on_words(self, words: list[str]) -> None:
+        if words != self.words:
+            shared_taught().changed.emit()
         self.words = words
         self.changed.emit()
 

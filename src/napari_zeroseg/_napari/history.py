@@ -43,17 +43,18 @@ def set_box(layer: Labels, box: tuple[int | slice, ...], mask: NDArray[np.bool_]
     Parameters
     ----------
     layer : Labels
-        Its data must be a numpy array.
+        Whose data is an array that can be read and written by boxes: numpy's, or one on disk.
     box : tuple of int or slice
         A place along each axis, a slice along two.
     mask : (h, w) bool array
         Where in the box.
     label : int
     """
-    part = layer.data[box]
-    before = part.copy()
-    np.copyto(part, label, where=mask)
-    layer._save_history((box, before, part.copy()))
+    before = np.array(layer.data[box])
+    after = before.copy()
+    np.copyto(after, label, where=mask)
+    layer.data[box] = after
+    layer._save_history((box, before, after))
 
 
 def _holds(atoms: Iterable[Any], edit: EditRef) -> bool:

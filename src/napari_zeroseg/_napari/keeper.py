@@ -226,7 +226,7 @@ class Keeper:
 
         exported = key_in(path.expanduser())
         if exported:
-            return _Look(path.expanduser(), (), exported=exported)
+            return _Look(path.expanduser(), (key,) if key else (), exported=exported)
         file = file_of(path.expanduser(), "the model").absolute()
         check_whole(file)
         weights = read_file(file)
@@ -239,7 +239,7 @@ class Keeper:
 
     def _on_looked(self, look: _Look) -> None:
         if look.exported:
-            self._offer_import(look.path, look.exported)
+            self._offer_import(look)
             return
         known = [key for key in look.candidates if key in self.zoo.entries]
         if look.lacks_sam:
@@ -265,12 +265,16 @@ class Keeper:
         name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
         self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))
 
-    def _offer_import(self, path: Path, key: str) -> None:
-        """Add an exported model under its own name, or ask for another one where that is taken."""
-        if key not in self.zoo.entries:
+    def _offer_import(self, look: _Look) -> None:
+        """Add an exported model under its own name; ask where that is taken, or another model was meant."""
+        path, key = look.path, look.exported
+        if key not in self.zoo.entries and not look.candidates:
             self._import(path, None)
             return
         text = f"There is a model {key!r} already: give that of {path.name} another name."
+        if look.candidates and look.candidates[0] != key:
+            wanted = self.title(look.candidates[0])
+            text = f"{path.name} is the exported model {key!r}, not the file of {wanted}. It can be added under a name."
         name = _name_of(Path(key), set(self.zoo.entries))
         self._ask(Question(text, "Try and add", lambda _, chosen: self._import(path, chosen or name), (), name))
 
@@ -290,9 +294,21 @@ class Keeper:
 
         self._run(ADDING, "Trying", work, self._on_added)
 
-    def export(self, key: str, path: str | Path) -> None:
-        """Write a model with its card as one file; one that is there is replaced, as the user has been asked."""
+    def offer_export(self, key: str, path: str | Path) -> None:
+        """Write a model with its card as one file; the user has been asked about a file of just that name only."""
+        target = Path(path)
+        if target.suffix.lower() == ".zip":
+            self._export(key, target)
+            return
+        target = target.with_name(f"{target.name}.zip")
+        if not target.exists():
+            self._export(key, target)
+            return
+        self._ask(
+            Question(f"{target} is there already: replace it?", "Replace", lambda _, __: self._export(key, target))
+        )
 
+    def _export(self, key: str, path: Path) -> None:
         def work(_: Errand) -> Path:
             from napari_zeroseg.training.result import export_model
 

@@ -134,7 +134,7 @@ class ModelsDock(Dock):
     def _choose_target(self, key: str) -> None:
         path, _ = QFileDialog.getSaveFileName(self, f"Export {key}", f"{key}.zip", "Model (*.zip)")
         if path:
-            self.keeper.export(key, path)
+            self.keeper.offer_export(key, path)
 
     def _on_answer(self, yes: bool, key: str, name: str) -> None:
         question = self.keeper.question

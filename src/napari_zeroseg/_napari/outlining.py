@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from psygnal import Signal
 from napari_zeroseg._napari import prompt_layers
 from napari_zeroseg._napari.engine import ModelChoice, PictureRef
 from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT
-from napari_zeroseg._napari.marks import Box
+from napari_zeroseg._napari.marks import Box, extent_of
+from napari_zeroseg._napari.taught import shared_taught
 from napari_zeroseg.cascade.text import TextOptions, checked_phrases, draw_regions
 from napari_zeroseg.cascade.words import find_word, load_word, taught_words
 from napari_zeroseg.errors import InputError, ZerosegError
@@ -23,6 +24,8 @@ from napari_zeroseg.prompts import Prompt, PromptKind
 from napari_zeroseg.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from napari.layers import Image, Points, Shapes
+
     from napari_zeroseg._napari.asking import Asking
     from napari_zeroseg._napari.channel import Channel
     from napari_zeroseg._napari.choosing import Choosing
@@ -34,6 +37,34 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 """Boxes that are put into a layer in one turn of the window's loop: napari takes two milliseconds for each."""
+
+
+_SAME = 0.7
+"""IoU of boxes from which they are those of one object."""
+
+_LABELLED = 0.5
+"""Part of an object's pixels that have a label, from which it is there already."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What was to be found, on which picture, and with which model in use."""
+
+    picture: PictureRef
+    words: str
+    is_several: bool
+    drawer: ModelChoice
+    model: ModelChoice
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """Where the marks go."""
+
+    image: Image | None
+    shapes: Shapes
+    points: Points
+    plane: ShownPlane
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +123,7 @@ class Outlining:
         self._begin_object = begin_object
         self._drawer = DEFAULT_MODEL
         models.changed.connect(self._on_model)
+        shared_taught().changed.connect(self._look_for_words)
         self._on_model()
 
     @property
@@ -102,12 +134,19 @@ class Outlining:
     def _on_model(self) -> None:
         if self.is_drawer and PromptKind.POINTS in self._asking.spec.accepts:
             self._drawer = self._asking.model.key
+        self._look_for_words()
+
+    def _look_for_words(self) -> None:
         self._channel.submit("words", Priority.AHEAD, lambda _: taught_words(), self._on_words, lambda _: None)
 
     def _on_words(self, words: list[str]) -> None:
         if words != self.words:
             self.words = words
             self.changed.emit()
+
+    def close(self) -> None:
+        """Hear no more of words."""
+        shared_taught().changed.disconnect(self._look_for_words)
 
     def outline(self) -> None:
         """Let a model that draws outline each region that words have found, and use it from now on."""
@@ -119,15 +158,11 @@ class Outlining:
         now = self._asking.model
         key = self._drawer if self._models.zoo.is_ready(self._drawer) else DEFAULT_MODEL
         drawer = ModelChoice(key, now.device, now.precision)
-        plane, picture = self._asked()
-        if plane is None or picture is None:
-            return
 
-        def work(token: CancelToken) -> list[Outline]:
-            return _outlines(self._channel.engine().view(picture, drawer), found, threshold, token)
+        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> list[Outline]:
+            return _outlines(view, found, threshold, labels, token)
 
-        self._submit(work, partial(self._on_outlines, plane, picture, list(found.phrases), drawer))
-        self._say("Outlining what was found …", "busy")
+        self._begin(list(found.phrases), drawer, draw, "Outlining what was found …")
 
     def find(self, line: str) -> None:
         """Look for words that were taught to the model in use."""
@@ -136,100 +171,141 @@ class Outlining:
         except ZerosegError as error:
             self._on_failed(error)
             return
-        plane, picture = self._asked()
-        if plane is None or picture is None:
-            return
-        choice = self._asking.model
 
-        def work(token: CancelToken) -> list[Outline]:
-            return _of_words(self._channel.engine().view(picture, choice), words, token)
+        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> list[Outline]:
+            return _of_words(view, words, labels, token)
 
-        self._submit(work, partial(self._on_outlines, plane, picture, words, choice))
-        self._say(f"Looking for {', '.join(words)} …", "busy")
+        self._begin(words, self._asking.model, draw, f"Looking for {', '.join(words)} …")
 
-    def _asked(self) -> tuple[ShownPlane | None, PictureRef | None]:
+    def _begin(
+        self,
+        words: list[str],
+        drawer: ModelChoice,
+        draw: Callable[[View, NDArray[Any] | None, CancelToken], list[Outline]],
+        doing: str,
+    ) -> None:
+        """Have the inference thread draw; whatever was begun before is not heard of any more."""
+        workspace = self._workspace
         try:
-            plane = self._workspace.plane()
+            plane = workspace.plane()
+            picture, labels = workspace.picture(plane), self._labels_on(plane)
         except ZerosegError as error:
             self._on_failed(error)
-            return None, None
-        return plane, self._workspace.picture(plane)
+            return
+        asked = _Asked(picture, ", ".join(words), len(words) > 1, drawer, self._asking.model)
 
-    def _submit(self, work: Callable[[CancelToken], list[Outline]], done: Callable[[list[Outline]], None]) -> None:
+        def work(token: CancelToken) -> list[Outline]:
+            view = self._channel.engine().view(picture, drawer)
+            return draw(view, None if labels is None else labels(), token)
+
         self.is_busy = True
-        self._channel.submit("outline", Priority.CLICK, work, done, self._on_failed)
+        self._channel.submit("outline", Priority.CLICK, work, partial(self._on_outlines, asked), self._on_failed)
+        self._say(doing, "busy")
         self.changed.emit()
 
-    def _on_outlines(
-        self, asked: ShownPlane, picture: PictureRef, words: list[str], drawer: ModelChoice, found: list[Outline]
-    ) -> None:
-        self.is_busy = False
-        self.changed.emit()
-        named = ", ".join(words)
-        if not found:
-            self._say(f"Nothing was found of {named}: no mask fits", "warning")
-            return
-        plane, seen = self._asked()
-        if plane is None or seen is None or (plane.key, seen.key) != (asked.key, picture.key):
-            self._say("Another picture is on the screen, so nothing was outlined: look for it again", "warning")
-            return
-        several = len(words) > 1
-        self._asking.options = replace(
-            self._asking.options, batched=False, semantic=several or self._asking.options.semantic
-        )
-        self._write(plane, found, self._workspace.highest_object() + 1, named, drawer)
+    def _labels_on(self, plane: ShownPlane) -> Callable[[], NDArray[Any]] | None:
+        """What reads the labels that are there already, where they have the picture's pixels."""
+        output = self._workspace.output
+        if output is None or output.layer.multiscale:
+            return None
+        own = output.plane(self._workspace.viewer.dims)
+        return output.reader_of(own) if own.shape == plane.shape else None
 
-    def _write(
-        self, plane: ShownPlane, found: Sequence[Outline], first: int, named: str, drawer: ModelChoice, done: int = 0
-    ) -> None:
-        """Put some of the marks into the layers, the rest in later turns; then the model that draws takes over."""
-        shapes, points = self._workspace.make_shapes(), self._workspace.make_points()
-        if shapes is None or points is None:
+    def _on_outlines(self, asked: _Asked, found: list[Outline]) -> None:
+        workspace = self._workspace
+        try:
+            plane: ShownPlane | None = workspace.plane()
+        except ZerosegError:
+            plane = None
+        # another contrast is the same picture still
+        if plane is None or workspace.picture(plane).key[:3] != asked.picture.key[:3]:
+            self._end("Another picture is on the screen, so nothing was outlined: look for it again", "warning")
             return
-        dims, some = self._workspace.viewer.dims, found[done : done + _AT_ONCE]
-        numbers = list(range(first + done, first + done + len(some)))
+        boxes = [extent_of(d.vertices) for d in workspace.drawn(plane) if d.kind == "rectangle"]
+        new = [one for one in found if all(_box_iou(one.box, box) < _SAME for box in boxes)]
+        if not new:
+            told = "everything has a box already" if found else "nothing new was found that a mask fits"
+            self._end(f"{asked.words}: {told}", "warning")
+            return
+        shapes, points = workspace.make_shapes(), workspace.make_points()
+        assert shapes is not None
+        assert points is not None
         prompt_layers.give_classes(shapes)
-        prompt_layers.add(
-            shapes,
-            [plane.coordinates(shapes, _corners(one.box), dims) for one in some],
-            ["rectangle"] * len(some),
-            {OBJECT: numbers, CLASS: [one.class_id for one in some], TEXT: [""] * len(some)},
-        )
+        options = self._asking.options
+        self._asking.options = replace(options, batched=False, semantic=asked.is_several or options.semantic)
+        self._write(asked, _Target(workspace.image, shapes, points, plane), new, workspace.highest_object() + 1)
+
+    def _write(self, asked: _Asked, target: _Target, found: Sequence[Outline], first: int, done: int = 0) -> None:
+        """Put some of the marks into the layers, the rest in later turns; then the model that draws takes over."""
+        workspace, dims = self._workspace, self._workspace.viewer.dims
+        if (workspace.image, workspace.shapes, workspace.points) != (target.image, target.shapes, target.points):
+            told = f"Stopped, since other layers were chosen: {done} of {len(found)} objects have their boxes"
+            self._end(told, "warning")
+            return
+        some = found[done : done + _AT_ONCE]
+        numbers = list(range(first + done, first + done + len(some)))
         clicks = [
             (place, POSITIVE if on else NEGATIVE, number)
             for one, number in zip(some, numbers, strict=True)
-            for place, on in zip(plane.coordinates(points, one.points, dims), one.positive.tolist(), strict=True)
+            for place, on in zip(
+                target.plane.coordinates(target.points, one.points, dims), one.positive.tolist(), strict=True
+            )
         ]
         if clicks:
             places, signs, objects = zip(*clicks, strict=True)
-            prompt_layers.add(points, list(places), [], {SIGN: list(signs), OBJECT: list(objects)})
+            prompt_layers.add(target.points, list(places), [], {SIGN: list(signs), OBJECT: list(objects)})
+        prompt_layers.add(
+            target.shapes,
+            [target.plane.coordinates(target.shapes, _corners(one.box), dims) for one in some],
+            ["rectangle"] * len(some),
+            {OBJECT: numbers, CLASS: [one.class_id for one in some], TEXT: [""] * len(some)},
+        )
         done += len(some)
         self._begin_object(first + done)
         if done < len(found):
-            self._channel.later("outline", 0, partial(self._write, plane, found, first, named, drawer, done))
+            self._channel.later("outline", 0, partial(self._write, asked, target, found, first, done))
             return
         what = "1 object" if done == 1 else f"{done} objects"
-        self._say(f"{what} of {named}: correct their boxes and clicks, then accept", "good")
-        if self._asking.model != drawer:
-            self._models.use(drawer)
+        self._end(f"{what} of {asked.words}: correct their boxes and clicks, then accept", "good")
+        # the user may have chosen another model meanwhile
+        if self._asking.model == asked.model != asked.drawer and self._models.loading is None:
+            self._models.use(asked.drawer)
 
-    def _on_failed(self, error: Exception) -> None:
+    def _end(self, words: str, tone: str) -> None:
         self.is_busy = False
-        self._say(self._channel.report(error), "warning")
+        self._say(words, tone)
         self.changed.emit()
 
+    def _on_failed(self, error: Exception) -> None:
+        self._end(self._channel.report(error), "warning")
 
-def _outlines(view: View, found: PhraseMap, threshold: float, cancel: CancelToken) -> list[Outline]:
+
+def _box_iou(one: Box, other: Box) -> float:
+    height = min(one[2], other[2]) - max(one[0], other[0])
+    width = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(0.0, height) * max(0.0, width)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / max(sum(areas) - both, 1e-9)
+
+
+def _is_labelled(patch: Patch, labels: NDArray[Any] | None) -> bool:
+    """Whether an object is labelled already, by most of its pixels."""
+    return labels is not None and bool((labels[patch[0], patch[1]][patch[2]] > 0).mean() > _LABELLED)
+
+
+def _outlines(
+    view: View, found: PhraseMap, threshold: float, labels: NDArray[Any] | None, cancel: CancelToken
+) -> list[Outline]:
     """What a model draws of the regions of a map of phrases, where it is trusted and fits its region."""
     options = TextOptions(min(max(threshold, 0.01), 0.99))
     regions, heat = found.regions(threshold, options.min_area)
     cancel.raise_if_cancelled()
     kept, _ = draw_regions(view, regions, heat, found.phrases, options, cancel)
-    return [Outline.of(one.label, one.patch, one.prompt) for one in kept]
+    return [Outline.of(one.label, one.patch, one.prompt) for one in kept if not _is_labelled(one.patch, labels)]
 
 
-def _of_words(view: View, words: Sequence[str], cancel: CancelToken) -> list[Outline]:
-    """What looks like taught words."""
+def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, cancel: CancelToken) -> list[Outline]:
+    """What looks like taught words and is not labelled yet."""
     known = taught_words()
     alike = {word.casefold() for word in known}
     unknown = [word for word in words if word.casefold() not in alike]
@@ -241,7 +317,7 @@ def _of_words(view: View, words: Sequence[str], cancel: CancelToken) -> list[Out
         )
     found = []
     for number, word in enumerate(words, start=1):
-        for one in find_word(view.model, view, load_word(word), labels=None, cancel=cancel):
+        for one in find_word(view.model, view, load_word(word), labels=labels, cancel=cancel):
             found.append(Outline.of(number, one.patch, one.prompt))
     return found
 

@@ -126,6 +126,16 @@ class Output:
         own = self.plane(dims)
         return Target(own, seen_from.pixel_map(own))
 
+    def reader_of(self, own: ShownPlane) -> Callable[[], NDArray[Any]]:
+        """Return what reads all labels of the layer's plane `own`, (H, W), in whichever thread it is called."""
+        data, box = self.layer.data, _box(own, slice(None), slice(None))
+
+        def read() -> NDArray[Any]:
+            plane = np.array(data[box])
+            return plane if own.axes[0] < own.axes[1] else plane.T
+
+        return read
+
     def mask_of(self, label: int, own: ShownPlane) -> NDArray[np.bool_]:
         """Where a label is on the layer's plane `own`, (H, W) bool."""
         return np.asarray(self._read(own, slice(None), slice(None)) == label)
@@ -210,7 +220,7 @@ class Output:
         if not count:
             return 0
         try:
-            if count > _MANY and isinstance(self.layer.data, np.ndarray):
+            if count > _MANY or not isinstance(self.layer.data, np.ndarray):
                 box = _box(own, slice(row, row + mask.shape[0]), slice(column, column + mask.shape[1]))
                 self._is_stale = True
                 set_box(self.layer, box, mask if own.axes[0] < own.axes[1] else mask.T, label)

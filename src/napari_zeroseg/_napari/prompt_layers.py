@@ -210,7 +210,12 @@ def add(layer: Points | Shapes, data: list[NDArray[Any]], kinds: list[str], feat
     table = layer.features.copy()
     for name in table:
         if name in features:
-            table.iloc[before:, table.columns.get_loc(name)] = np.asarray(features[name])
+            values = np.asarray(features[name])
+            try:
+                table.iloc[before:, table.columns.get_loc(name)] = values
+            except (TypeError, ValueError):  # signs may be numbers or categories in a layer made elsewhere
+                table[name] = table[name].astype(object)
+                table.iloc[before:, table.columns.get_loc(name)] = values
     layer.features = table
     layer.selected_data = set()
     layer.refresh_colors()

@@ -117,6 +117,7 @@ class Session:
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.workspace.close()
         self.models.close()
+        self.outlining.close()
         if not keep_layers:
             self.preview.remove()
 

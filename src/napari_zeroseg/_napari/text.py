@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LINE = "What to find: phrases with commas between them, each a class of its own. Boxes restrict where."
 _ON_BOX = "Look for these words inside the selected boxes only (or in the newest one)"
 _OUTLINE = "Put a box and clicks around each thing that was found, which a model that draws outlines"
-_TAUGHT = "{title} finds words that were taught: {words}. Enter looks for them"
+_TAUGHT = "{title} reads no text, but finds words that were taught to it. Enter looks for one of: {words}"
 _THRESHOLD = "How probable a pixel must be; acts at once, without running the model again"
 
 

@@ -25,6 +25,9 @@ _TILE = 1024
 _PAINTED_TILE = 512
 """Longest side of a tile of labels that are painted on: each stroke writes whole tiles."""
 
+_AXES = {2: "yx", 3: "zyx", 4: "tzyx", 5: "tczyx"}
+"""Names of the axes of labels by their number; OME-Zarr has none for more."""
+
 _COARSEST = 1024
 """Longest side of the coarsest level; it fits on a screen."""
 
@@ -161,15 +164,17 @@ def editable_labels(
         path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(path, mode="w-", zarr_format=3)
         tile = [min(length, _PAINTED_TILE) for length in shape[-2:]]
-        axes = "tczyx"[-len(shape) :]
+        axes = _AXES.get(len(shape), "")
         array = group.create_array(
             "0",
             shape=shape,
             dtype=dtype,
             chunks=(*(1,) * (len(shape) - 2), *tile),
             fill_value=0,
-            dimension_names=list(axes),
+            dimension_names=list(axes) or None,
         )
+        if not axes:
+            return array
         kinds = {"t": "time", "c": "channel"}
         scale = {"type": "scale", "scale": [float(step) for step in steps]}
         known = {"unit": unit} if unit else {}
@@ -180,7 +185,7 @@ def editable_labels(
             "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
         }
         group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale], "image-label": {}}
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise WriteError(
             f"Labels could not be made in {path.parent} ({error}): make room there, or let ZEROSEG_DATA_DIR name "
             "another folder."

@@ -46,6 +46,14 @@ class Passes:
         else:
             (self.second if track.second else self.first)[track.label][plane] = record
 
+    def is_known(self, label: int, plane: int) -> bool:
+        """Whether :meth:`known` has something to tell, which takes longer."""
+        if self.outlines.get(plane, label) is not None:
+            return not self.outlines.ends_at(label, plane)
+        before, after = self.outlines.starts_around(label, plane)
+        between = before is not None and after is not None
+        return plane in self.first[label] or (between and plane in self.second[label])
+
     def known(self, label: int, plane: int) -> tuple[Patch, ObjectOnPlane] | None:
         """Mask and report of an object on a plane; None where it is not."""
         outlined = self.outlines.get(plane, label)

@@ -258,7 +258,7 @@ class Propagation:
             and plane not in self.faults
             and label not in self._passes.open
             and not self.outlines.ends_at(label, plane)
-            and self._passes.known(label, plane) is None
+            and not self._passes.is_known(label, plane)
         ]
 
     def next_flag(self, plane: int, step: int = 1) -> Flag | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from napari_zeroseg.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
 """In a run's folder."""
@@ -28,7 +31,9 @@ def check_available() -> None:
 
 
 class Board:
-    """Hears a run's events and writes them down for TensorBoard.
+    """Hears a run's events and writes them down for TensorBoard, each block that is held back in turn by itself.
+
+    What goes wrong here, such as a full disk, is told once and does not end the run.
 
     Parameters
     ----------
@@ -38,46 +43,61 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
-        self._writer: Any = None
-        self._block = ""
+        self._writers: dict[str, Any] = {}
+        self._has_failed = False
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Write what an event says, if it is one of figures."""
         hear = {"step": self._step, "validation": self._validation, "resumed": self._resumed}.get(event["event"])
-        if hear is not None and "step" in event:
-            self._block = f"block {event['block']}/" if "block" in event else ""
+        if hear is None or "step" not in event or self._has_failed:
+            return
+        try:
             hear(event)
+        except Exception as error:  # a disk that is full, or whatever TensorBoard says
+            self._give_up(error)
 
     def close(self) -> None:
         """Write what is left."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        try:
+            while self._writers:
+                self._writers.popitem()[1].close()
+        except Exception as error:
+            self._give_up(error)
 
-    def _open(self, purge: int | None = None) -> Any:
-        if self._writer is None:
+    def _give_up(self, error: Exception) -> None:
+        self._has_failed = True
+        self._writers.clear()
+        _log.warning("Nothing more is written for TensorBoard (%s); metrics.csv goes on.", error)
+
+    def _writer(self, event: dict[str, Any], purge: int | None = None) -> Any:
+        """That of the event's block; what is behind `purge` in its files is not shown any more."""
+        block = f"block{event['block']}" if "block" in event else ""
+        if block not in self._writers or purge is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge)
-        return self._writer
+            old = self._writers.pop(block, None)
+            if old is not None:
+                old.close()
+            self._writers[block] = SummaryWriter(str(self._folder / (block or "run")), purge_step=purge)
+        return self._writers[block]
 
     def _resumed(self, event: dict[str, Any]) -> None:
         """What a killed run had written behind the state that was kept is done anew, and so drawn anew."""
-        self._open(event["step"] + 1)
+        self._writer(event, event["step"] + 1)
 
     def _step(self, event: dict[str, Any]) -> None:
-        writer = self._open()
+        writer = self._writer(event)
         for name, value in {"loss": event["loss"], "learning rate": event["rate"], "norm": event["norm"]}.items():
             if value is not None:
-                writer.add_scalar(f"{self._block}steps/{name}", value, event["step"])
+                writer.add_scalar(f"steps/{name}", value, event["step"])
 
     def _validation(self, event: dict[str, Any]) -> None:
-        writer = self._open()
+        writer = self._writer(event)
         for name, value in event.items():
             measure, _, kind = name.removeprefix("base_").partition("_")
             if measure in ("iou", "dice") and value is not None:
                 whose = " of the base" if name.startswith("base_") else ""
-                writer.add_scalar(f"{self._block}{measure}{whose}/{kind}", value, event["step"])
+                writer.add_scalar(f"{measure}{whose}/{kind}", value, event["step"])
         if event.get("picture"):
             with suppress(OSError):
                 import numpy as np

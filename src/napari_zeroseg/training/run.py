@@ -148,6 +148,9 @@ class _Run:
         from napari_zeroseg.training.fitting import Fitting
 
         turns = folds(data, config, split)
+        # where every block is held back in turn, the model itself learns from all of them
+        for sentence in [] if turns else of_classes(data, split):
+            self.events("warning", message=sentence)
         if turns and config.minutes is not None:
             config = replace(config, minutes=config.minutes / (len(turns) + 1))
         first = Fitting(self, config, data, split, final=bool(turns))
@@ -184,8 +187,6 @@ class _Run:
             report_objects=len(split.report),
             held_back=split.sentence,
         )
-        for sentence in of_classes(data, split):
-            self.events("warning", message=sentence)
 
     def _finish(self, data: TrainingData, split: Split, fitted: Fitted, turned: Sequence[Fitted]) -> TrainedModel:
         from napari_zeroseg.training.fitting import figures_of, learnt_file
