@@ -69,6 +69,17 @@ class TestPhraseMarks:
     def test_no_words_no_marks(self):
         assert phrase_marks(" , ", [self.box()]) == []
 
+    def test_a_minus_says_what_is_not_wanted(self):
+        marks = phrase_marks("lung, -rib, − Heart, -lung", [self.box("vessel")])
+        assert [(m.object_id, m.phrase, m.is_unwanted) for m in marks] == [
+            (1, "lung", False),
+            (2, "vessel", False),
+            (3, "rib", True),
+            (4, "Heart", True),
+        ]
+        with pytest.raises(InputError, match="'-rib' says what is not wanted"):
+            phrase_marks("-rib", [])
+
     def test_too_many(self):
         with pytest.raises(InputError, match="at most 254"):
             phrase_marks(",".join(map(str, range(255))), [])
@@ -245,6 +256,54 @@ def test_switching_keeps_prompts_and_asks_again(bench):
     bench.session.set_model(FLOOD)
     bench.settle()
     assert bench.session.preview.layer.data.sum() == 256
+
+
+def test_what_is_not_wanted_takes_pixels_and_is_no_class(bench, squares):
+    write(bench, "bright, -dark")
+    bench.session.wording.cut_at(5)
+    bench.settle()
+    assert np.array_equal(preview(bench), np.where(squares[0] > 127, 1, 0))
+    assert [row.phrase for row in bench.session.wording.legend()] == ["bright"]
+    bench.session.accept()
+    assert set(np.unique(bench.workspace.labels.data)) == {0, 1}
+
+
+def test_templates(bench, squares):
+    """The words of the toy mean something by themselves only, so that a template averages with 0.01."""
+    write(bench, "bright")
+    bench.session.wording.put_into("{}; a photo of {}")
+    bench.session.wording.cut_at(30)
+    bench.settle()
+    assert np.array_equal(preview(bench) == 1, (squares[0] / 255 + 0.01) / 2 > 0.3)
+    bench.session.outlining.outline()
+    bench.settle()
+    bench.session.set_model(WORDS)
+    bench.settle()
+    bench.session.wording.put_into("no place for it")
+    bench.settle()
+    assert "has no {}" in said(bench)
+    bench.session.wording.put_into("")
+    bench.session.wording.cut_at(50)
+    bench.settle()
+    assert np.array_equal(preview(bench) == 1, squares[0] > 127)
+
+
+def test_a_large_plane_is_looked_at_in_windows(bench):
+    picture = np.full((1500, 2100), 40, np.uint8)
+    picture[700:900, 1000:1300] = 230
+    bench.workspace.choose_image(bench.viewer.add_image(picture))
+    bench.settle()
+    before = bench.engine.toys["toy_words"].encoded
+    write(bench, "bright, dark")
+    assert bench.engine.toys["toy_words"].encoded - before > 3
+    found = bench.session.asking.answer.phrases
+    assert np.array_equal(found.classes(0.5), np.where(picture > 127, 1, 2))
+    np.testing.assert_allclose(found.heat("bright"), picture / 255, atol=0.01)
+    bench.session.wording.cut_at(95)
+    bench.settle()
+    assert not found.classes(0.95).any()
+    draw_box(bench, 690, 990, 910, 1310)
+    assert bench.session.asking.answer.phrases.classes(0.5)[:690].max() == 0
 
 
 class TestOutlining:

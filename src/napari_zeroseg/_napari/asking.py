@@ -49,6 +49,7 @@ class Options:
     field: FieldChoice = "auto"
     text: str = ""
     threshold: float = 0.5
+    templates: tuple[str, ...] = ("{}",)
 
 
 class Asking:
@@ -201,7 +202,7 @@ class Asking:
         plane = self._workspace.plane()
         drawn = [m.signature for m in by_object(self._workspace.drawn(plane))]
         picked = None if self.picked is None else id(self.picked)
-        words = (self.options.text, self.options.field, self.options.batched)
+        words = (self.options.text, self.options.templates, self.options.field, self.options.batched)
         return (self._workspace.picture(plane).key, plane.to_world.tobytes(), drawn, picked, words)
 
     def current_question(self, spec: ModelSpec) -> tuple[PictureRef, list[Marks]]:
@@ -258,7 +259,8 @@ class Asking:
         others, self._elsewhere = self._elsewhere, elsewhere
         accepts = self.spec.accepts
         targets = tuple(m.signature for m in marks if m.is_for(accepts))
-        asked = (picture.key, plane.to_world.tobytes(), self.model, self.options.field, targets)
+        how = (self.options.field, self.options.templates)
+        asked = (picture.key, plane.to_world.tobytes(), self.model, how, targets)
         if not targets:
             had_some = self._asked is not None
             self.withdraw()
@@ -282,7 +284,7 @@ class Asking:
         self.is_waiting = True
         picture = self._workspace.picture(self.plane)
         marks = tuple(m for m in self.marks(self.plane) if m.is_for(self.spec.accepts))
-        request = Request(self._generation, picture, self.model, marks, self.options.field)
+        request = Request(self._generation, picture, self.model, marks, self.options.field, self.options.templates)
         self._channel.submit(
             "predict",
             Priority.CLICK,

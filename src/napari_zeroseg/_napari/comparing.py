@@ -160,8 +160,8 @@ class Comparing:
     def _answer(
         self, choice: ModelChoice, title: str, picture: PictureRef, marks: tuple[Marks, ...], token: CancelToken
     ) -> Candidate:
-        engine = self._channel.engine()
-        answer = engine.answer(Request(0, picture, choice, marks, self._asking.options.field), token)
+        engine, options = self._channel.engine(), self._asking.options
+        answer = engine.answer(Request(0, picture, choice, marks, options.field, options.templates), token)
         seen = engine.view(picture, choice).picture
         if answer.phrases is not None:
             threshold = self._asking.options.threshold

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from napari_zeroseg import tiling
 from napari_zeroseg._napari.marks import Marks, needs_words
-from napari_zeroseg._napari.phrase_map import PhraseMap
+from napari_zeroseg._napari.phrase_map import PhraseMap, look_for
+from napari_zeroseg.cascade.heat import windows as windows_of_words
 from napari_zeroseg.embeddings import EmbeddingStore, default_store
 from napari_zeroseg.errors import UnknownModelError
 from napari_zeroseg.intensity import to_uint8
@@ -112,6 +113,7 @@ class Request:
     model: ModelChoice
     marks: tuple[Marks, ...]
     field: FieldChoice = "auto"
+    templates: tuple[str, ...] = ("{}",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +239,10 @@ class Engine:
         return Encoded(view.seconds_encoding - before, _device(view.model), max(0, len(missing) - 1), len(windows))
 
     def _windows(self, view: View, seen: object, field: FieldChoice, centre: tuple[float, float]) -> list[Field]:
-        if field == "plane" or needs_words(view.model.spec.accepts):
+        if field == "plane":
             return [tiling.whole(view.shape)]
+        if needs_words(view.model.spec.accepts):
+            return windows_of_words(view.shape, None if field == "auto" else field)[:_AHEAD]
         if isinstance(field, int):
             return [tiling.window_for(view.shape, (*centre, *centre), at_least=field)]
         # Not the view itself: another one may come to lie at the place of one that was let go.
@@ -255,21 +259,12 @@ class Engine:
         objects: tuple[Answered, ...] = ()
         phrases = None
         if any(marks.phrase for marks in request.marks):
-            phrases = _look_for(view, request, cancel)
+            phrases = look_for(view, request.marks, request.field, request.templates, cancel)
         else:
             objects = _objects(view, request, cancel)
         encoding = view.seconds_encoding - before
         took = time.perf_counter() - start
         return Answer(request.generation, objects, took, encoding, _device(view.model), phrases)
-
-
-def _look_for(view: View, request: Request, cancel: CancelToken) -> PhraseMap:
-    prompts = [marks.prompt(view.shape, view.model.spec.accepts) for marks in request.marks]
-    # What a word means depends on all that is around it, so the plane is looked at as a whole unless told otherwise.
-    field = "plane" if request.field == "auto" else request.field
-    predictions = view.predict(prompts, multimask=False, field=field, cancel=cancel)
-    cancel.raise_if_cancelled()
-    return PhraseMap.of(request.marks, predictions)
 
 
 def _objects(view: View, request: Request, cancel: CancelToken) -> tuple[Answered, ...]:

@@ -84,13 +84,15 @@ class Marks:
     picked: Picked | None = None
     phrase: str = ""
     within: Box | None = None
+    is_unwanted: bool = False
+    """Whether the phrase only takes pixels from others."""
 
     @property
     def signature(self) -> tuple[object, ...]:
         """Equal where the prompt is."""
         drawn = tuple((d.kind, d.positive, d.vertices.tobytes()) for d in self.drawn)
         picked = None if self.picked is None else id(self.picked)
-        return (self.object_id, drawn, picked, self.phrase, self.within)
+        return (self.object_id, drawn, picked, self.phrase, self.within, self.is_unwanted)
 
     @property
     def has_target(self) -> bool:

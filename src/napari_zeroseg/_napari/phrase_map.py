@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg._napari.marks import Box, Drawn, Marks, extent_of
-from napari_zeroseg.cascade.heat import Region, regions_in
+from napari_zeroseg.cascade.heat import Region, heat_of, regions_in, windows
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.probability_frame import ProbabilityFrame, heat_map
 from napari_zeroseg.phrases import split_phrases
+from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Patch, Prediction
+from napari_zeroseg.view import FieldChoice, View
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+
+_MINUS = "-−–"
+"""Before a phrase that is not wanted."""
+
+_MAPS_HELD = 2**28
+"""Pixels of all phrases together up to which a large plane is looked at in windows: their maps are kept."""
 
 MOST = 254
 """Phrases at once, so that a class fits a byte."""
@@ -34,12 +45,13 @@ def phrase_marks(line: str, drawn: Iterable[Drawn]) -> list[Marks]:
     Returns
     -------
     list of Marks
-        Their `object_id` counts the phrases from 1: those of the line, then those that only boxes name.
+        Their `object_id` counts the phrases from 1: those of the line, then those that only boxes name, then those
+        of the line that begin with a minus, as in ``lung, -rib``: they only take pixels from the others.
 
     Raises
     ------
     InputError
-        If there are too many.
+        If there are too many, or none that is wanted.
     """
     boxes = [
         (split_phrases(d.text), extent_of(d.vertices))
@@ -47,20 +59,73 @@ def phrase_marks(line: str, drawn: Iterable[Drawn]) -> list[Marks]:
         # a box with a class, and no text, is that of an object
         if d.kind == "rectangle" and (d.text or not d.class_id)
     ]
-    on_line = split_phrases(line)
+    written = split_phrases(line)
+    unwanted = [phrase[1:].strip() for phrase in written if phrase[0] in _MINUS and phrase[1:].strip()]
+    on_line = [phrase for phrase in written if phrase[0] not in _MINUS]
     asked: dict[str, str] = {}
     for phrase in [*on_line, *(phrase for named, _ in boxes for phrase in named)]:
         asked.setdefault(phrase.casefold(), phrase)
     phrases = list(asked.values())
-    if len(phrases) > MOST:
-        raise InputError(f"{len(phrases)} phrases are too many: ask for at most {MOST} at once.")
+    unwanted = [phrase for phrase in unwanted if phrase.casefold() not in asked]
+    if len(phrases) + len(unwanted) > MOST:
+        raise InputError(f"{len(phrases) + len(unwanted)} phrases are too many: ask for at most {MOST} at once.")
+    if unwanted and not phrases:
+        raise InputError(f"'-{unwanted[0]}' says what is not wanted: name what to find as well.")
     everywhere = [box for named, box in boxes if not named]
     marks: list[Marks] = []
     for number, phrase in enumerate(phrases, start=1):
         own = [box for named, box in boxes if phrase.casefold() in map(str.casefold, named)]
         within: Sequence[Box | None] = own or everywhere or [None]
         marks += [Marks(number, phrase=phrase, within=box) for box in within]
-    return marks
+    first = len(phrases) + 1
+    return marks + [Marks(number, phrase=phrase, is_unwanted=True) for number, phrase in enumerate(unwanted, first)]
+
+
+def look_for(
+    view: View, marks: Sequence[Marks], field: FieldChoice, templates: Sequence[str], cancel: CancelToken | None
+) -> PhraseMap:
+    """Ask a model of words.
+
+    Parameters
+    ----------
+    view : View
+        Of that model.
+    marks : sequence of Marks
+        From :func:`phrase_marks`.
+    field : "auto", "plane" or int
+        "auto" looks at a plane up to 1280 pixels as a whole, since what a word means depends on all that is around it,
+        and at a larger one in overlapping windows of 1024.
+    templates : sequence of str
+        Sentences with ``{}`` for the phrase; probabilities are averaged.
+    cancel : CancelToken, optional
+
+    Raises
+    ------
+    InputError
+        If a template has no place for the phrase, or the model gives no probabilities to be averaged.
+    """
+    for template in templates:
+        if "{}" not in template:
+            raise InputError(f"The template {template!r} has no {{}}, where the phrase goes.")
+    side = max(view.shape) if field == "plane" else None if field == "auto" else field
+    phrases = list(dict.fromkeys(m.phrase for m in marks))
+    in_windows = len(windows(view.shape, side)) > 1
+    fits = len(phrases) * view.shape[0] * view.shape[1] <= _MAPS_HELD
+    if tuple(templates) != ("{}",) or (in_windows and fits and _gives_probabilities(view, marks[0])):
+        heat = heat_of(view.model, view, phrases, templates, side, cancel)
+        return PhraseMap.of_heat(marks, phrases, heat)
+    prompts = [m.prompt(view.shape, view.model.spec.accepts) for m in marks]
+    found = view.predict(prompts, multimask=False, field="plane" if field == "auto" else field, cancel=cancel)
+    if cancel is not None:
+        cancel.raise_if_cancelled()
+    return PhraseMap.of(marks, found)
+
+
+def _gives_probabilities(view: View, marks: Marks) -> bool:
+    """Whether maps of windows can be blended: masks cannot."""
+    field = windows(view.shape)[0]
+    (answer,) = view.model.predict(view.embedding(field), [Prompt(text=marks.phrase)])
+    return isinstance(answer.frame, ProbabilityFrame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +143,9 @@ class PhraseMap:
     histogram : (classes, 101) array of int
         Pixels of each class and per cent.
     predictions : tuple of tuple of Prediction
-        Answers of each class, one for each box.
+        Answers of each class, one for each box; empty where there are maps.
+    maps : (classes, H, W) uint8 array or None
+        Probability of each class, 255 for 1, where several answers were brought together.
     """
 
     phrases: tuple[str, ...]
@@ -86,36 +153,30 @@ class PhraseMap:
     percent: NDArray[np.uint8]
     histogram: NDArray[np.int64]
     predictions: tuple[tuple[Prediction, ...], ...]
+    maps: NDArray[np.uint8] | None = None
 
     @property
     def has_probabilities(self) -> bool:
         """Whether a threshold means anything."""
-        return isinstance(self.predictions[0][0].frame, ProbabilityFrame)
+        return self.maps is not None or isinstance(self.predictions[0][0].frame, ProbabilityFrame)
 
     @classmethod
     def of(cls, marks: Sequence[Marks], predictions: Sequence[Prediction]) -> PhraseMap:
         """Lay the answers to `marks`, in their order, over each other; where phrases meet, the likelier one wins."""
-        shape = predictions[0].shape
-        winner, best = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
-        pairs = groupby(zip(marks, predictions, strict=True), key=lambda pair: pair[0].object_id)
-        groups = [list(group) for _, group in pairs]
-        for number, group in enumerate(groups, start=1):
-            for marked, prediction in group:
-                probable = probabilities(prediction)
-                rows, columns = _pixels_of(marked.within, shape)
-                window, known = probable[rows, columns], best[rows, columns]
-                above = window > known
-                known[above] = window[above]
-                winner[rows, columns][above] = number
-        percent = np.ceil(100 * best).astype(np.uint8)
-        counts = np.bincount(winner.ravel().astype(np.intp) * 101 + percent.ravel(), minlength=(len(groups) + 1) * 101)
-        return cls(
-            tuple(group[0][0].phrase for group in groups),
-            winner,
-            percent,
-            counts.reshape(-1, 101)[1:],
-            tuple(tuple(prediction for _, prediction in group) for group in groups),
-        )
+        laid = _laid(marks, (probabilities(prediction) for prediction in predictions), predictions[0].shape)
+        answers: dict[int, list[Prediction]] = {}
+        for marked, prediction in zip(marks, predictions, strict=True):
+            if not marked.is_unwanted:
+                answers.setdefault(marked.object_id, []).append(prediction)
+        return cls(*laid, tuple(map(tuple, answers.values())))
+
+    @classmethod
+    def of_heat(cls, marks: Sequence[Marks], phrases: Sequence[str], heat: NDArray[np.float16]) -> PhraseMap:
+        """The same from the probabilities (phrases, H, W) of each phrase."""
+        place = {phrase: k for k, phrase in enumerate(phrases)}
+        laid = _laid(marks, (heat[place[m.phrase]].astype(np.float32) for m in marks), heat.shape[1:])
+        maps = np.stack([np.rint(255 * heat[place[phrase]].astype(np.float32)).astype(np.uint8) for phrase in laid[0]])
+        return cls(*laid, (), maps)
 
     def classes(self, threshold: float) -> NDArray[np.uint8]:
         """Class of each pixel, (H, W) uint8; 0 where no phrase is more probable than `threshold`."""
@@ -163,9 +224,30 @@ class PhraseMap:
         InputError
             If the model does not answer with probabilities.
         """
+        if self.maps is not None:
+            return np.asarray(self.maps[self.phrases.index(phrase)].astype(np.float32) / 255)
         # The boxes of a phrase restrict its mask; the map is the same for all of them where the window is.
         maps = [heat_map(prediction) for prediction in self.predictions[self.phrases.index(phrase)]]
         return np.asarray(np.maximum.reduce(maps))
+
+
+def _laid(
+    marks: Sequence[Marks], maps: Iterable[NDArray[np.float32]], shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
+    """Phrases that are wanted, which of them each pixel is most probably, how probably, and how many pixels are."""
+    winner, best = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+    for marked, probable in zip(marks, maps, strict=True):
+        rows, columns = _pixels_of(marked.within, (shape[0], shape[1]))
+        window, known = probable[rows, columns], best[rows, columns]
+        above = window > known
+        known[above] = window[above]
+        winner[rows, columns][above] = marked.object_id
+    wanted = {m.object_id: m.phrase for m in marks if not m.is_unwanted}
+    percent = np.ceil(100 * best).astype(np.uint8)
+    taken = winner > len(wanted)
+    winner[taken] = percent[taken] = 0
+    counts = np.bincount(winner.ravel().astype(np.intp) * 101 + percent.ravel(), minlength=(len(wanted) + 1) * 101)
+    return tuple(wanted.values()), winner, percent, counts.reshape(-1, 101)[1:]
 
 
 def _patch_of(mask: NDArray[np.bool_]) -> Patch:

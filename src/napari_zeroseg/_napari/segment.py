@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Points, Shapes
-from qtpy.QtWidgets import QCheckBox, QPushButton, QSpinBox, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QCheckBox, QLineEdit, QPushButton, QSpinBox, QWidget
 
 from napari_zeroseg._napari.compare import CompareWindow
 from napari_zeroseg._napari.computing import DEVICES, PRECISIONS
@@ -145,6 +146,10 @@ class SegmentDock(Dock):
         keep_keys_free(self.batched)
         self.field = Choice(FIELDS)
         self.field.setToolTip("How much of the plane the model looks at")
+        self.templates = QLineEdit()
+        self.templates.setPlaceholderText("{}")
+        self.templates.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.templates.setToolTip("Sentences that phrases are put into, such as: a photo of a {}; an X-ray of the {}")
         self.points = LayerCombo(partial(self._layers, Points), "new Points layer")
         self.shapes = LayerCombo(partial(self._layers, Shapes), "new Shapes layer")
         self.compare = button("Compare models", "Ask several models the same, and pick the best answer")
@@ -152,6 +157,7 @@ class SegmentDock(Dock):
         return form(
             ("", self.batched),
             ("Field of view", self.field),
+            ("Templates", self.templates),
             ("Points", self.points),
             ("Shapes", self.shapes),
             ("", row(self.compare, self.manage)),
@@ -181,6 +187,7 @@ class SegmentDock(Dock):
         self.class_id.valueChanged.connect(lambda number: session.set_options(class_id=number))
         self.overlap.picked.connect(lambda policy: session.set_options(policy=policy))
         self.field.picked.connect(lambda field: session.set_options(field=field))
+        self.templates.editingFinished.connect(lambda: session.wording.put_into(self.templates.text()))
         self.live.toggled.connect(lambda on: session.set_options(live=on))
         self.batched.toggled.connect(lambda on: session.set_options(batched=on))
         self.candidates.stepped.connect(session.next_candidate)
@@ -273,6 +280,7 @@ class SegmentDock(Dock):
         self._refresh_output()
         self.overlap.show_value(options.policy)
         self.field.show_value(options.field)
+        self.templates.setEnabled(session.wording.takes_text)
         self.live.setChecked(options.live)
         self.batched.setChecked(options.batched)
         self._refresh_result()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg._napari.engine import Engine, ModelChoice
-from napari_zeroseg._napari.phrase_map import PhraseMap, phrase_marks
+from napari_zeroseg._napari.phrase_map import look_for, phrase_marks
 from napari_zeroseg._napari.stack_place import Box, LabelStack, ShownStack, StackPlace
 from napari_zeroseg.automatic import AutomaticOptions, filter_area, segment_everything, table, to_labels
 from napari_zeroseg.automatic.search import check_takes_points
@@ -352,14 +352,13 @@ class Wording:
             token.raise_if_cancelled()
             try:
                 view = View(model, self.stack.shown.plane(plane), engine.store)
-                prompts = [one.prompt(view.shape, model.spec.accepts) for one in marks]
-                answers = view.predict(prompts, multimask=False, field="plane", cancel=token)
+                found = look_for(view, marks, "auto", ("{}",), token)
             except (InputError, InputTypeError, ReadError) as error:
                 tell(PlaneDone(plane, None, fault=str(error)))
             else:
-                tell(PlaneDone(plane, PhraseMap.of(marks, answers).classes(self.threshold)))
+                tell(PlaneDone(plane, found.classes(self.threshold)))
             tell(Progressed(done, len(planes)))
-        numbers = ", ".join(f"{one.object_id} {one.phrase}" for one in marks)
+        numbers = ", ".join(f"{one.object_id} {one.phrase}" for one in marks if not one.is_unwanted)
         tell(Told(f"Words looked for on {len(planes)} planes: {numbers}."))
 
 

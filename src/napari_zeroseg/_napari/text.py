@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from napari_zeroseg._napari.outlining import Outlining
     from napari_zeroseg._napari.wording import LegendRow, Wording
 
-_LINE = "What to find: phrases with commas between them, each a class of its own. Boxes restrict where."
+_LINE = (
+    "What to find: phrases with commas between them, each a class of its own. Boxes restrict where. A minus before a "
+    "phrase, as in -rib, says what is not wanted."
+)
 _ON_BOX = "Look for these words inside the selected boxes only (or in the newest one)"
 _OUTLINE = "Put a box and clicks around each thing that was found, which a model that draws outlines"
 _TAUGHT = "{title} reads no text, but finds words that were taught to it. Enter looks for one of: {words}"

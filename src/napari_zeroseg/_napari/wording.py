@@ -111,7 +111,7 @@ class Wording:
             marks = phrase_marks(self._asking.options.text, drawn)
         except InputError:
             return []  # which look() has told already
-        phrases = dict.fromkeys((m.object_id, m.phrase) for m in marks)
+        phrases = dict.fromkeys((m.object_id, m.phrase) for m in marks if not m.is_unwanted)
         return [LegendRow(k, phrase, colour_of(k)) for k, phrase in phrases]
 
     def type(self, line: str) -> None:
@@ -122,6 +122,14 @@ class Wording:
         """Look for what the line says, now."""
         if line != self._asking.options.text:
             self._asking.options = replace(self._asking.options, text=line)
+            self._asking.look_soon()
+            self.changed.emit()
+
+    def put_into(self, line: str) -> None:
+        """Ask for phrases in sentences such as "a photo of a {}", with semicolons between several."""
+        templates = tuple(part.strip() for part in line.split(";") if part.strip()) or ("{}",)
+        if templates != self._asking.options.templates:
+            self._asking.options = replace(self._asking.options, templates=templates)
             self._asking.look_soon()
             self.changed.emit()
 

@@ -19,6 +19,7 @@ from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Patch, Segmenter
 from napari_zeroseg.tiling import Field
+from napari_zeroseg.view import View
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
@@ -84,7 +85,7 @@ class Region:
 
 def heat_of(
     text_model: Segmenter,
-    picture: NDArray[np.uint8],
+    picture: NDArray[np.uint8] | View,
     phrases: Sequence[str],
     templates: Sequence[str] = ("{}",),
     tile: int | None = None,
@@ -97,7 +98,8 @@ def heat_of(
     ----------
     text_model : Segmenter
         One that answers text with probabilities.
-    picture : (H, W) or (H, W, 3) uint8 array
+    picture : (H, W) or (H, W, 3) uint8 array, or View
+        A view of the text model brings its own embeddings.
     phrases, templates : sequence of str
         Each phrase is put into each template; the probabilities are averaged. Those that were taught to the model
         are asked for without.
@@ -112,14 +114,15 @@ def heat_of(
         0 to 1. Where windows overlap, that counts more whose side is farther away.
     """
     sentences = [_sentences(text_model, phrase, templates) for phrase in phrases]
+    pixels = picture.picture if isinstance(picture, View) else picture
 
     def look(field: Field) -> Iterator[NDArray[np.float32]]:
-        embedding = text_model.encode(picture[field.slices])
+        embedding = picture.embedding(field) if isinstance(picture, View) else text_model.encode(pixels[field.slices])
         for each in sentences:
             answers = text_model.predict(embedding, [Prompt(text=sentence) for sentence in each])
             yield np.mean([heat_map(answer) for answer in answers], 0)
 
-    return blended(picture, len(phrases), look, tile, cancel, progress)
+    return blended(pixels, len(phrases), look, tile, cancel, progress)
 
 
 def _sentences(text_model: Segmenter, phrase: str, templates: Sequence[str]) -> list[str]:
