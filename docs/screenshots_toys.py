@@ -44,6 +44,19 @@ def tour_of_words(tour: Tour) -> None:
     tour.press("discard")
 
 
+def outlined(tour: Tour) -> None:
+    """What a word has found, as boxes and clicks that MobileSAM answers."""
+    text = tour.dock.text
+    text.line.setText("dark")
+    text.line.returnPressed.emit()
+    text.threshold.setValue(55)
+    tour.wait(lambda: tour.dock.session.asking.answer is not None and text.outline.isEnabled())
+    text.outline.click()
+    tour.wait(lambda: tour.dock.session.model.key == "mobile_sam" and tour.dock.session.asking.answer is not None)
+    tour.shoot("outlined")
+    tour.press("discard")
+
+
 def comparison(tour: Tour, at: tuple[float, float]) -> None:
     """The window that compares models, with one that takes no points among them."""
     tour.dock.model.picked.emit("mobile_sam")
@@ -123,6 +136,7 @@ def pictures_with_toys() -> None:
     truth = np.asarray(tour.viewer.layers["EM-like truth"].data[PLANE])
     tour.viewer.layers.remove("EM-like truth")
     tour_of_words(tour)
+    outlined(tour)
     comparison(tour, next(iter(middles(truth, 150).values())))
     states_of_models(tour)
     tour.close()

@@ -109,7 +109,7 @@ class TextPart(QWidget):
         self.per_cent.setMinimumWidth(self.per_cent.fontMetrics().horizontalAdvance("0.00 "))
         self.outline = button("Outline each", _OUTLINE)
         self.legend = Legend(wording.toggle_heat)
-        self._threshold_row = form(("Above", row(self.threshold, self.per_cent, self.outline)))
+        self._threshold_row = form(("Above", row(self.threshold, self.per_cent)), ("", self.outline))
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(5)
