@@ -36,6 +36,9 @@ def add_commands(commands: Any) -> None:
     export.add_argument("key", metavar="KEY", help="see `zeroseg models`")
     export.add_argument("file", type=Path, metavar="FILE", help="a .zip")
     export.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    export.add_argument(
+        "--bioimageio", metavar="AUTHOR", help="write its class segmenter for the BioImage Model Zoo, by this author"
+    )
     export.set_defaults(command=_export)
     importing = commands.add_parser(
         "import", help="add a model that `zeroseg export` wrote", description="Add a model that was exported elsewhere."
@@ -285,9 +288,14 @@ def _estimate(options: argparse.Namespace, config: TrainingConfig) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from napari_zeroseg.training.result import export_model
+    if options.bioimageio is not None:
+        from napari_zeroseg.training.bioimageio import export_bioimageio
 
-    path = export_model(options.key, options.file, overwrite=options.overwrite)
+        path = export_bioimageio(options.key, options.file, options.bioimageio, overwrite=options.overwrite)
+    else:
+        from napari_zeroseg.training.result import export_model
+
+        path = export_model(options.key, options.file, overwrite=options.overwrite)
     _report(
         options, {"key": options.key, "path": str(path), "size": path.stat().st_size}, f"{options.key} is in {path}."
     )

@@ -39,6 +39,12 @@ def can_train(spec: ModelSpec) -> bool:
     return spec.factory in _NETWORKS
 
 
+def network_of(spec: ModelSpec) -> SamNetwork:
+    """Return the modules of a model that can be trained, without its weights."""
+    made: SamNetwork = _NETWORKS[spec.factory](spec)
+    return made
+
+
 class Network:
     """A base model, its modules in float32 with gradients where they are wanted, and the way back to a model.
 
