@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from napari_zeroseg.cascade.taught import absent
 from napari_zeroseg.cascade.text import not_read
 from napari_zeroseg.cascade.words import Word, find_word, load_word, taught_words
 from napari_zeroseg.embeddings import default_store
-from napari_zeroseg.errors import InputError
+from napari_zeroseg.errors import InputError, WeightsError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.io.label_files import open_labels
@@ -193,10 +193,17 @@ def labels_of(path: Path, series: Planes) -> Planes:
     Raises
     ------
     InputError
-        If they are of others.
+        If they are of others, or hold fractions.
     ReadError
     """
     labels = open_labels(path.expanduser()).planes()
+    if len(labels):
+        first = labels.read(0)
+        if first.dtype.kind == "f" and (first != np.rint(first)).any():
+            raise InputError(
+                f"{path} holds fractions, and whole numbers are wanted: cut a map of probabilities at a threshold "
+                "first, or save labels as integers."
+            )
     if len(labels) != len(series) or labels.plane_shape != series.plane_shape:
         raise InputError(
             f"{path} has {len(labels)} planes of {labels.plane_shape}, but the picture {len(series)} of "
@@ -266,7 +273,7 @@ def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> 
         _refuse(job, ("threshold", "without", "template", "text_model"), "all of these words were taught by examples")
     if not taught:
         _refuse(job, ("certainty",), f"none of these words was taught to {model.spec.title}")
-    reader = load_reader() if others else None
+    reader = _reader_for([phrase for _, phrase in others], known, alike, model, load_reader) if others else None
 
     def do(view: View, plane: int, first: int) -> Found:
         labels = np.zeros(view.shape, np.int32)
@@ -319,6 +326,27 @@ def _by_text_alone(job: FindRun, text_model: Segmenter) -> Way:
     return do
 
 
+def _reader_for(
+    phrases: Sequence[str],
+    known: Collection[str],
+    alike: Mapping[str, str],
+    model: Segmenter,
+    load_reader: Callable[[], Any],
+) -> Any:
+    """The model that reads; where it is not here, it is told what it was wanted for."""
+    try:
+        return load_reader()
+    except WeightsError as error:
+        elsewhere = [phrase for phrase in phrases if alike[phrase] in known]
+        named = ", ".join(map(repr, phrases))
+        hint = f"It is wanted for {named}: `zeroseg teach` teaches words to {model.spec.title} by examples."
+        if elsewhere:
+            hint = (
+                f"{elsewhere[0]!r} was taught to another model or precision: choose that one, or teach it to this too."
+            )
+        raise WeightsError(f"{error} {hint}") from error
+
+
 def _refuse(job: FindRun, options: Sequence[str], why: str) -> None:
     meant = [name for name in options if name in job.given]
     if meant:
@@ -347,8 +375,9 @@ def _by_detector(job: FindRun, detector: Detector, model: Segmenter) -> Way:
 
 def _by_vote(classes: Planes, model: Segmenter, options: AutomaticOptions) -> Way:
     def do(view: View, plane: int, first: int) -> Found:
-        masks = segment_everything(model, view, options)
         given = np.asarray(classes.read(plane))
+        given = given.astype(np.int64) if given.dtype.kind == "f" else given
+        masks = segment_everything(model, view, options)
         voted = vote(masks, given)
         return Found(voted, {"objects": len(masks), "changed": int(np.count_nonzero(voted != given))})
 

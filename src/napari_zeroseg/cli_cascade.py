@@ -38,6 +38,9 @@ _BELONGS = {
 }
 """To which of these the other options belong."""
 
+_NOTES = 5
+"""Sentences of a plane that are printed; all of them are in the report."""
+
 _READER = "clipseg_rd64"
 """Model that reads phrases unless another one is named."""
 
@@ -123,12 +126,14 @@ def find(options: argparse.Namespace) -> None:
     from napari_zeroseg.cascade.text import checked_phrases
     from napari_zeroseg.cascade_file import find_file
     from napari_zeroseg.cascade_ways import FindRun
+    from napari_zeroseg.phrases import parted
 
     _check_belongs(options)
     similar = SimilarOptions() if options.certainty is None else SimilarOptions(least_certainty=options.certainty)
+    wanted, minus = ([], []) if options.text is None else parted(checked_phrases(options.text))
     words = TextOptions(
         0.5 if options.threshold is None or options.detector is not None else options.threshold,
-        tuple(checked_phrases(options.without or "", may_be_none=True)),
+        (*checked_phrases(options.without or "", may_be_none=True), *minus),
         tuple(options.template or ("{}",)),
     )
     job = FindRun(
@@ -136,7 +141,7 @@ def find(options: argparse.Namespace) -> None:
         options.out,
         options.like,
         options.word,
-        () if options.text is None else tuple(checked_phrases(options.text)),
+        tuple(wanted),
         options.vote,
         options.planes,
         options.contrast,
@@ -161,8 +166,11 @@ def find(options: argparse.Namespace) -> None:
     for plane in report["planes"]:
         if "fault" in plane:
             _log.warning("Plane %d was left empty: %s", plane["plane"], plane["fault"])
-        for note in plane.get("notes", ()):
+        notes = plane.get("notes", ())
+        for note in notes[:_NOTES]:
             _log.warning("Plane %d: %s", plane["plane"], note)
+        if len(notes) > _NOTES:
+            _log.warning("Plane %d: %d more of these, see the report.", plane["plane"], len(notes) - _NOTES)
         if not plane["objects"] and "absence" in plane:
             _log.warning("Plane %d: nothing found; absent with %.2f.", plane["plane"], plane["absence"])
     if not options.quiet:

@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from napari_zeroseg.errors import InputError
 
 _PHRASE = re.compile(
     r"""\s*(?:"(?P<straight>[^"]*)"|“(?P<curly>[^”]*)”|(?P<bare>[^,，\n]*?))\s*(?:[,，\n]|$)""",
 )
+
+
+MINUS = "-−–"
+"""Before a phrase that is not wanted."""
+
+
+def parted(phrases: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Part phrases into those that are wanted, and those, without their minus, that are not.
+
+    Raises
+    ------
+    InputError
+        If there are only unwanted ones.
+    """
+    wanted, unwanted = [], []
+    for phrase in phrases:
+        rest = phrase[1:].strip()
+        if phrase[:1] in MINUS and rest:
+            unwanted.append(rest)
+        else:
+            wanted.append(phrase)
+    known = {phrase.casefold() for phrase in wanted}
+    unwanted = [phrase for phrase in unwanted if phrase.casefold() not in known]
+    if unwanted and not wanted:
+        raise InputError(f"'-{unwanted[0]}' says what is not wanted: name what to find as well.")
+    return wanted, unwanted
 
 
 def split_phrases(text: str) -> list[str]:

@@ -238,6 +238,7 @@ def test_a_taught_word_is_a_text_prompt(files, capsys, scene):
     code, _, error = run(capsys, "segment", files / "raw.tif", "--text", "axon", "-o", files / "axon.tif")
     assert code == 1
     assert "not on this machine" in error
+    assert "It is wanted for 'axon': `zeroseg teach` teaches words to MobileSAM" in error
     code, _, error = run(capsys, *ask, "--template", "a photo of a {}", "-o", files / "x.tif")
     assert code == 1
     assert "--template means nothing here, since all of these words were taught by examples" in error
@@ -272,6 +273,16 @@ def test_words_by_the_command_line(tmp_path, capsys, toys):
     assert code == 0, error
     assert "1 objects found" in told
     assert "'unicorn' is nowhere" in error
+    minus = ("--text", "bright, -dark", "--text-model", "toy_words", "--threshold", "0.2", "--classes", "--json")
+    code, told, error = run(capsys, "segment", tmp_path / "one.npy", *minus, "-o", tmp_path / "minus.npy")
+    assert code == 0, error
+    assert set(json.loads(told)["planes"][0]["phrases"]) == {"bright"}
+    assert set(np.unique(np.load(tmp_path / "minus.npy"))) == {0, 1}
+    np.save(tmp_path / "fractions.npy", plane / 255)
+    votes = ("--vote", tmp_path / "fractions.npy", "-o", tmp_path / "x.npy")
+    code, _, error = run(capsys, "find", tmp_path / "one.npy", *votes)
+    assert code == 1
+    assert "holds fractions, and whole numbers are wanted" in error
     code, _, error = run(capsys, "segment", tmp_path / "one.npy", *text, "--certainty", "0.4", "-o", tmp_path / "x.npy")
     assert code == 1
     assert "--certainty means nothing here, since none of these words was taught" in error

@@ -142,6 +142,23 @@ class TestPropagate:
         assert file.name.startswith("em-propagated-")
         np.testing.assert_array_equal(open_image(file).data[:], held)
 
+    def test_masks_vote_on_a_map_of_classes(self, seeded, phantom):
+        """What a threshold finds has rough outlines and specks; the masks' are smooth."""
+        raw, truth = phantom
+        rough = np.zeros(truth.shape, np.uint8)
+        rough[SEED] = np.where((raw[SEED] < 110) & (truth[SEED] > 0), 3, 0)
+        classes = seeded.viewer.add_labels(rough, name="classes")
+        seeded.session.choose_labels(classes)
+        seeded.session.vote()
+        seeded.settle()
+        assert seeded.session.results.layer.name == "em – voted"
+        found = seeded.found[SEED]
+        assert set(np.unique(found)) <= {0, 3}
+        assert iou(found == 3, truth[SEED] > 0) > iou(rough[SEED] == 3, truth[SEED] > 0) + 0.05
+        assert not any(seeded.found[plane].any() for plane in range(PLANES) if plane != SEED)
+        np.testing.assert_array_equal(classes.data, rough)
+        assert "pixels changed" in seeded.log()
+
     def test_planes_of_a_range_in_one_direction(self, seeded):
         seeded.session.set_choices(whole=False, first=1, last=3, direction=Direction.FORWARDS)
         seeded.session.propagate()

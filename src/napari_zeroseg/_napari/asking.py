@@ -375,6 +375,8 @@ class Asking:
             else:
                 pixels = sum(phrases.pixels(self.options.threshold))
             self._say(*what_was_found(answer, pixels, batched=self.options.batched))
+            if phrases is not None and phrases.notes:
+                self._say(phrases.notes[0], "warning")
 
     def _on_error(self, generation: int, error: Exception) -> None:
         if generation == self._generation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,18 +11,16 @@ from numpy.typing import NDArray
 
 from napari_zeroseg._napari.marks import Box, Drawn, Marks, extent_of
 from napari_zeroseg.cascade.heat import Region, heat_of, regions_in, windows
+from napari_zeroseg.cascade.text import not_read
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.probability_frame import ProbabilityFrame, heat_map
-from napari_zeroseg.phrases import split_phrases
+from napari_zeroseg.phrases import MINUS, parted, split_phrases
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Patch, Prediction
 from napari_zeroseg.view import FieldChoice, View
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
-
-_MINUS = "-−–"
-"""Before a phrase that is not wanted."""
 
 _MAPS_HELD = 2**28
 """Pixels of all phrases together up to which a large plane is looked at in windows: their maps are kept."""
@@ -60,17 +58,15 @@ def phrase_marks(line: str, drawn: Iterable[Drawn]) -> list[Marks]:
         if d.kind == "rectangle" and (d.text or not d.class_id)
     ]
     written = split_phrases(line)
-    unwanted = [phrase[1:].strip() for phrase in written if phrase[0] in _MINUS and phrase[1:].strip()]
-    on_line = [phrase for phrase in written if phrase[0] not in _MINUS]
+    minus = [phrase for phrase in written if phrase[0] in MINUS]
+    on_line = [phrase for phrase in written if phrase[0] not in MINUS]
     asked: dict[str, str] = {}
     for phrase in [*on_line, *(phrase for named, _ in boxes for phrase in named)]:
         asked.setdefault(phrase.casefold(), phrase)
     phrases = list(asked.values())
-    unwanted = [phrase for phrase in unwanted if phrase.casefold() not in asked]
+    _, unwanted = parted([*phrases, *minus])
     if len(phrases) + len(unwanted) > MOST:
         raise InputError(f"{len(phrases) + len(unwanted)} phrases are too many: ask for at most {MOST} at once.")
-    if unwanted and not phrases:
-        raise InputError(f"'-{unwanted[0]}' says what is not wanted: name what to find as well.")
     everywhere = [box for named, box in boxes if not named]
     marks: list[Marks] = []
     for number, phrase in enumerate(phrases, start=1):
@@ -109,16 +105,22 @@ def look_for(
             raise InputError(f"The template {template!r} has no {{}}, where the phrase goes.")
     side = max(view.shape) if field == "plane" else None if field == "auto" else field
     phrases = list(dict.fromkeys(m.phrase for m in marks))
+    notes = tuple(not_read(view.model, phrases, templates))
     in_windows = len(windows(view.shape, side)) > 1
-    fits = len(phrases) * view.shape[0] * view.shape[1] <= _MAPS_HELD
-    if tuple(templates) != ("{}",) or (in_windows and fits and _gives_probabilities(view, marks[0])):
+    if tuple(templates) != ("{}",) or (in_windows and _gives_probabilities(view, marks[0])):
+        most = max(1, _MAPS_HELD // (view.shape[0] * view.shape[1]))
+        if len(phrases) > most:
+            raise InputError(
+                f"{len(phrases)} phrases at once do not go with templates or a plane as large as this: ask for at most "
+                f"{most}, or choose the whole plane as field of view."
+            )
         heat = heat_of(view.model, view, phrases, templates, side, cancel)
-        return PhraseMap.of_heat(marks, phrases, heat)
+        return replace(PhraseMap.of_heat(marks, phrases, heat), notes=notes)
     prompts = [m.prompt(view.shape, view.model.spec.accepts) for m in marks]
     found = view.predict(prompts, multimask=False, field="plane" if field == "auto" else field, cancel=cancel)
     if cancel is not None:
         cancel.raise_if_cancelled()
-    return PhraseMap.of(marks, found)
+    return replace(PhraseMap.of(marks, found), notes=notes)
 
 
 def _gives_probabilities(view: View, marks: Marks) -> bool:
@@ -146,6 +148,8 @@ class PhraseMap:
         Answers of each class, one for each box; empty where there are maps.
     maps : (classes, H, W) uint8 array or None
         Probability of each class, 255 for 1, where several answers were brought together.
+    notes : tuple of str
+        Sentences for the user: what of a phrase was not read.
     """
 
     phrases: tuple[str, ...]
@@ -154,6 +158,7 @@ class PhraseMap:
     histogram: NDArray[np.int64]
     predictions: tuple[tuple[Prediction, ...], ...]
     maps: NDArray[np.uint8] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def has_probabilities(self) -> bool:

@@ -132,6 +132,7 @@ class StackDock(Dock):
         self.propagate.setObjectName("zeroseg_accept")
         self.again = button("Propagate again", "Do again what depends on planes that you corrected in the result")
         self.everything = button("Segment everything", "All objects, without a prompt")
+        self.vote = button("Vote by masks", "Give the classes of the labels the outlines of masks, into a new layer")
         self.link = button("Link planes into objects", "Give sections of one object one number, as one step of undo")
         self.encode = button("Encode ahead", "Encode the planes, that on the screen first, while you do not work")
         self.line = QLineEdit()
@@ -143,6 +144,7 @@ class StackDock(Dock):
             row(self.seeds, self.direction),
             row(self.propagate, self.again),
             row(self.everything, self.on_range),
+            self.vote,
             self.text,
             self.finding,
             row(self.link, self.encode),
@@ -240,6 +242,7 @@ class StackDock(Dock):
             (self.again, session.propagate_again),
             (self.everything, session.search),
             (self.words, session.look_for_words),
+            (self.vote, session.vote),
             (self.link, session.link),
             (self.encode, session.encode_ahead),
             (self.pause, runner.pause),
@@ -360,6 +363,7 @@ class StackDock(Dock):
             (self.propagate, has_image and has_labels),
             (self.again, session.can_follow_again),
             (self.everything, has_image),
+            (self.vote, has_image and has_labels),
             (self.words, has_image and bool(session.choices.line.strip())),
             (self.link, has_labels),
             (self.encode, has_image),

@@ -26,6 +26,7 @@ from napari_zeroseg._napari.stack_work import (
     Following,
     Searching,
     Stack,
+    Voting,
     Wording,
     encode,
 )
@@ -220,6 +221,20 @@ class StackSession:
         results = self._results(image, place, "everything", np.int32)
         work = Searching(self._stack(place, planes), choices.search, least, most, results.largest + 1)
         self.runner.run("Segmenting everything", work, results, (image, results.layer))
+
+    def vote(self) -> None:
+        """Give the classes of the labels layer the outlines of masks, into a layer of their own."""
+        self._try(self._vote)
+
+    def _vote(self) -> None:
+        image, place, choices = self._image(), self._place(), self.choices
+        if self.labels is None:
+            raise InputError("There is no map of classes: choose labels, of words or of a pixel classifier.")
+        classes = LabelStack(self.labels.data, labels_place(self.labels, image, place))
+        planes = choices.planes(place) if choices.on_range else range(place.current, place.current + 1)
+        results = self._results(image, place, "voted", self.labels.data.dtype)
+        work = Voting(self._stack(place, planes), classes, choices.search)
+        self.runner.run("Voting", work, results, (image, self.labels, results.layer))
 
     @property
     def takes_text(self) -> bool:

@@ -19,6 +19,8 @@ from napari_zeroseg._napari.phrase_map import look_for, phrase_marks
 from napari_zeroseg._napari.stack_place import Box, LabelStack, ShownStack, StackPlace
 from napari_zeroseg.automatic import AutomaticOptions, filter_area, segment_everything, table, to_labels
 from napari_zeroseg.automatic.search import check_takes_points
+from napari_zeroseg.cascade.text import not_read
+from napari_zeroseg.cascade.votes import vote
 from napari_zeroseg.encode_ahead import AheadProgress, encode_stack
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.jobs import CancelToken
@@ -328,6 +330,43 @@ class Searching:
 
 
 @dataclass(frozen=True)
+class Voting:
+    """Give a map of classes the outlines of masks, by majority, plane by plane.
+
+    Attributes
+    ----------
+    stack : Stack
+    classes : LabelStack
+        Of a pixel classifier, of words, of a threshold; only read.
+    options : AutomaticOptions
+        Which masks vote.
+    """
+
+    stack: Stack
+    classes: LabelStack
+    options: AutomaticOptions
+
+    def __call__(self, token: CancelToken, tell: Tell) -> None:
+        """Do it; a plane without classes is left empty, one that cannot be looked at is told and skipped."""
+        engine, planes, changed = self.stack.engine(), self.stack.planes, 0
+        model = engine.model(self.stack.model)
+        check_takes_points(model)
+        for done, plane in enumerate(planes, start=1):
+            token.raise_if_cancelled()
+            given = np.array(self.classes.plane(plane))
+            try:
+                if given.any():
+                    view = View(model, self.stack.shown.plane(plane), engine.store)
+                    voted = vote(segment_everything(model, view, self.options, cancel=token), given)
+                    changed += int(np.count_nonzero(voted != given))
+                    tell(PlaneDone(plane, voted))
+            except (InputError, InputTypeError, ReadError) as error:
+                tell(PlaneDone(plane, None, fault=str(error)))
+            tell(Progressed(done, len(planes)))
+        tell(Told(f"Masks voted on {len(planes)} plane{'s' * (len(planes) != 1)}: {changed:,} pixels changed."))
+
+
+@dataclass(frozen=True)
 class Wording:
     """Look for phrases on planes; a pixel gets the number of the phrase that is most probable there.
 
@@ -348,6 +387,8 @@ class Wording:
         """Do it plane by plane; one that cannot be looked at is told and skipped."""
         engine, planes = self.stack.engine(), self.stack.planes
         model, marks = engine.model(self.stack.model), phrase_marks(self.line, [])
+        for note in not_read(model, [one.phrase for one in marks]):
+            tell(Told(note))
         for done, plane in enumerate(planes, start=1):
             token.raise_if_cancelled()
             try:

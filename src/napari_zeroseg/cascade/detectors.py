@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,11 +116,13 @@ class Detector:
             if not asked:
                 raise InputError(f"{self.title} finds what phrases name: give some, for example 'cell, nucleus'.")
             return asked
-        unknown = [name for name in asked if name not in self.names]
+        by_word = {name.casefold(): name for name in self.names}
+        unknown = [name for name in asked if name.casefold() not in by_word]
         if unknown:
-            known = ", ".join(self.names[:20]) + (", …" if len(self.names) > 20 else "")
+            quoted = [f'"{name}"' if "," in name else name for name in self.names[:20]]
+            known = ", ".join(quoted) + (", …" if len(self.names) > 20 else "")
             raise InputError(f"{self.title} does not know {unknown[0]!r}; its classes are: {known}.")
-        return asked or self.names
+        return [by_word[name.casefold()] for name in asked] or self.names
 
 
 def _clipped(one: dict[str, Any], picture: NDArray[np.uint8]) -> dict[str, Any]:
@@ -131,6 +134,20 @@ def _clipped(one: dict[str, Any], picture: NDArray[np.uint8]) -> dict[str, Any]:
 def _has_area(one: dict[str, Any]) -> bool:
     box = one["box"]
     return box["xmax"] > box["xmin"] and box["ymax"] > box["ymin"] and bool(np.isfinite(one["score"]))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of transformers on the terminal, which is the caller's."""
+    from transformers.utils import logging
+
+    had = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had:
+            logging.enable_progress_bar()
 
 
 def load_detector(source: str | Path, *, device: str = "auto") -> Detector:
@@ -187,7 +204,8 @@ def load_detector(source: str | Path, *, device: str = "auto") -> Detector:
     here = {"local_files_only": True}
     try:
         # a pickle could run code, and transformers' processors for torchvision are not wanted
-        model = models.from_pretrained(name, use_safetensors=True, **here).eval()
+        with _without_bars():
+            model = models.from_pretrained(name, use_safetensors=True, **here).eval()
         processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **here)
         words = {"tokenizer": transformers.AutoTokenizer.from_pretrained(name, **here)} if task == _BY_PHRASES else {}
         made = transformers.pipeline(

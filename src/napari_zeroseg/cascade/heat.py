@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _TILE = 2 * tiling.SMALLEST_SIDE
 """Side of windows over a large plane: a cell of CLIPSeg's 22 x 22 is then 47 pixels wide."""
 
+_MOST_HELD = 2**30
+"""Pixels of all maps of a plane together, 6 GB while they are made."""
+
 _NEGATIVES = 2
 """Clicks on background for a region: one nearby on what is coldest, one on what another phrase names."""
 
@@ -114,6 +117,13 @@ def heat_of(
         0 to 1. Where windows overlap, that counts more whose side is farther away.
     """
     sentences = [_sentences(text_model, phrase, templates) for phrase in phrases]
+    height, width = picture.shape[:2]
+    if len(phrases) * height * width > _MOST_HELD:
+        most = max(1, _MOST_HELD // (height * width))
+        raise InputError(
+            f"{len(phrases)} phrases on a plane of {height} x {width} pixels take more memory than there may be: ask "
+            f"for at most {most} at once."
+        )
     pixels = picture.picture if isinstance(picture, View) else picture
 
     def look(field: Field) -> Iterator[NDArray[np.float32]]:

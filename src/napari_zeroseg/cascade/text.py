@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,9 +13,9 @@ from napari_zeroseg import instances
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade.heat import Region, heat_of, regions_of
 from napari_zeroseg.cascade.planes import as_view, overlap
-from napari_zeroseg.errors import InputError
+from napari_zeroseg.errors import InputError, InputTypeError
 from napari_zeroseg.instances import OverlapPolicy
-from napari_zeroseg.phrases import split_phrases
+from napari_zeroseg.phrases import parted, split_phrases
 from napari_zeroseg.prompts import Prompt, PromptKind
 from napari_zeroseg.segmenter import Patch, Prediction, Segmenter
 from napari_zeroseg.view import View
@@ -81,6 +81,10 @@ class TextOptions:
             raise InputError(f"A threshold is a probability between 0 and 1; got {self.threshold!r}.")
         if not self.templates or not all("{}" in template for template in self.templates):
             raise InputError("A template is a sentence with {} where the phrase goes, such as 'a photo of a {}'.")
+        numbers: dict[str, Any] = {"min_area": self.min_area, "tile": 1 if self.tile is None else self.tile}
+        for name, value in numbers.items():
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is a number of pixels from 1; got {value!r}.")
         if isinstance(self.negatives, str):
             raise InputError("Negative phrases are a list, such as ['background']; got a string.")
         for name in ("least_agreement", "least_score"):
@@ -185,7 +189,8 @@ def segment_text(
     picture : (H, W) or (H, W, 3) array_like, or View
         Any real dtype; a view of the mask model brings its own embeddings.
     phrases : str or sequence of str
-        A line of phrases with commas between them, or a list of phrases; one class each.
+        A line of phrases with commas between them, or a list of phrases; one class each. One with a minus before it
+        is not wanted, as those of `options.negatives`.
     text_model : Segmenter
         One that takes text, such as clipseg_rd64.
     mask_model : Segmenter
@@ -210,15 +215,19 @@ def segment_text(
     CancelledError
     """
     options = options or TextOptions()
-    asked = checked_phrases(phrases)
+    asked, minus = parted(checked_phrases(phrases))
     _check_models(text_model, mask_model)
     view = as_view(mask_model, picture)
-    unwanted = [phrase for phrase in checked_phrases(options.negatives, may_be_none=True) if phrase not in asked]
+    named = checked_phrases([*options.negatives, *minus], may_be_none=True)
+    unwanted = [phrase for phrase in named if phrase not in asked]
     probable = heat_of(text_model, view.picture, [*asked, *unwanted], options.templates, options.tile, cancel, progress)
     regions = regions_of(probable, len(asked), options.threshold, options.min_area)
     kept, dropped = draw_regions(view, regions, probable, asked, options, cancel)
     prompts = [region.click for region in regions] + [region.boxed for region in regions]
-    notes = [*not_read(text_model, asked), *_not_found(asked, probable, regions, options.threshold)]
+    notes = [
+        *not_read(text_model, asked, options.templates),
+        *_not_found(asked, probable, regions, kept, options),
+    ]
     return TextResult(view.shape, tuple(asked), probable[: len(asked)], regions, prompts, kept, dropped, notes)
 
 
@@ -268,7 +277,14 @@ def checked_phrases(phrases: str | Sequence[str], may_be_none: bool = False) -> 
     if isinstance(phrases, str):
         found = split_phrases(phrases)
     else:
-        found = list(dict.fromkeys(" ".join(phrase.split()) for phrase in phrases))
+        several: Any = phrases
+        if not isinstance(several, Sequence) or not all(isinstance(phrase, str) for phrase in several):
+            raise InputTypeError(f"Phrases are a line of text, or a list of texts; got {phrases!r}.")
+        # as in a line: of those that differ only in capitals or spaces, the first
+        spoken: dict[str, str] = {}
+        for phrase in several:
+            spoken.setdefault(" ".join(phrase.casefold().split()), " ".join(phrase.split()))
+        found = list(spoken.values())
         if "" in found:
             raise InputError("A phrase is empty: name what to find, for example 'lung'.")
     if not found and not may_be_none:
@@ -329,20 +345,40 @@ def _sorted_out(found: Sequence[TextInstance], options: TextOptions) -> tuple[li
 
 
 def _not_found(
-    phrases: Sequence[str], heat: NDArray[np.float16], regions: Sequence[Region], threshold: float
+    phrases: Sequence[str],
+    heat: NDArray[np.float16],
+    regions: Sequence[Region],
+    kept: Sequence[TextInstance],
+    options: TextOptions,
 ) -> list[str]:
-    found = {region.label for region in regions}
-    return [
-        f"{phrase!r} is nowhere more probable than {threshold:g}: its highest probability is "
-        f"{float(heat[i].max()):.2f}. Look at its heat map, lower the threshold, or find other words."
-        for i, phrase in enumerate(phrases)
-        if i + 1 not in found
-    ]
+    """Why a phrase has no object, in a sentence each."""
+    there, drawn = [region.label for region in regions], {one.label for one in kept}
+    notes = []
+    for number, phrase in enumerate(phrases, start=1):
+        highest, count = float(heat[number - 1].max()), there.count(number)
+        if number in drawn:
+            continue
+        if count:
+            many = "1 region was" if count == 1 else f"{count} regions were"
+            why = f"{phrase!r}: {many} found, and no mask drawn there is good enough."
+        elif highest > options.threshold:
+            why = (
+                f"{phrase!r} is above {options.threshold:g} only where another phrase is likelier, or on spots of "
+                f"fewer than {options.min_area} pixels."
+            )
+        else:
+            why = (
+                f"{phrase!r} is nowhere more probable than {options.threshold:g}: its highest probability is "
+                f"{highest:.2f}. Look at its heat map in the Segment dock, lower the threshold, or find other words."
+            )
+        notes.append(why)
+    return notes
 
 
-def not_read(text_model: Segmenter, phrases: Sequence[str]) -> list[str]:
+def not_read(text_model: Segmenter, phrases: Sequence[str], templates: Sequence[str] = ("{}",)) -> list[str]:
     """Sentences on what a model with room for so many tokens has not read."""
     if not isinstance(text_model, _SaysWhatIsCut):
         return []
-    cut = {phrase: text_model.cut(phrase) for phrase in phrases}
+    sentences = (template.replace("{}", phrase) for phrase in phrases for template in templates)
+    cut = {sentence: text_model.cut(sentence) for sentence in sentences}
     return [f"{phrase!r} is too long for the model, which does not read {end!r}." for phrase, end in cut.items() if end]

@@ -14,6 +14,9 @@ from scipy import ndimage
 from skimage.filters import gaussian
 from skimage.transform import warp
 
+from napari_zeroseg.tiling import Field
+from napari_zeroseg.training.data import IGNORE
+
 _CONTRAST = 0.2
 """Gain and gamma of a variant lie within 1 ± this (gamma as a power of 2 within ± twice this)."""
 
@@ -26,9 +29,8 @@ _BLUR = 1.2
 _BLURRED = 0.3
 """Part of the variants that are blurred."""
 
-_ZOOM = 1.25
-"""Largest factor of size, for each axis by itself. A window is never made to show more than it does: there is nothing
-beyond it."""
+_SCALE = 1.25
+"""Largest factor of size, up or down, for each axis by itself."""
 
 _BENDS = 32
 """Distance in pixels over which elastic deformation changes."""
@@ -38,55 +40,62 @@ _SHIFT = 3.0
 
 
 def varied(
-    picture: NDArray[np.uint8], objects: NDArray[np.int32], rng: np.random.Generator
+    picture: NDArray[np.uint8], objects: NDArray[np.int32], field: Field, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Return another view of the same objects.
+    """Return another view of a window of a plane: turned by any angle, flipped, scaled, bent, of other contrast.
 
     Parameters
     ----------
     picture : (H, W) or (H, W, 3) uint8 array
+        The whole plane: what comes in from beyond the window is real as far as the plane goes, then reflected.
     objects : (H, W) int32 array
-        Numbered objects; what is to be ignored moves along.
+        Numbered objects; what is to be ignored moves along, and beyond the plane everything is ignored.
+    field : Field
+        The window.
     rng : numpy.random.Generator
         The same state gives the same variant.
 
     Returns
     -------
     tuple of array
-        Picture and objects; their sides change places where they are turned by a right angle.
+        Picture and objects of the window's size.
     """
-    turn = int(rng.integers(1, 8))
-    picture, objects = _turned(picture, turn), _turned(objects, turn)
-    places = _places(objects.shape, rng)
-    seen = _moved(picture, places, 1)
+    places = _places(field, rng)
+    # only what is looked at: a plane may be large
+    ends = [
+        (max(0, int(axis.min()) - 2), min(side, int(axis.max()) + 3))
+        for axis, side in zip(places, objects.shape, strict=True)
+    ]
+    around = tuple(slice(first, last) for first, last in ends)
+    picture, objects = picture[around], objects[around]
+    places -= np.array([first for first, _ in ends])[:, None, None]
+    seen = _moved(picture, places, 1, "reflect", 0)
     if rng.random() < _BLURRED:
         seen = gaussian(seen, rng.uniform(0, _BLUR), channel_axis=-1 if seen.ndim == 3 else None, preserve_range=True)
-    return _of_other_contrast(seen, rng), _moved(objects, places, 0).astype(np.int32)
+    return _of_other_contrast(seen, rng), _moved(objects, places, 0, "constant", IGNORE).astype(np.int32)
 
 
-def _turned(array: NDArray[Any], turn: int) -> NDArray[Any]:
-    turned = np.rot90(array, turn % 4, axes=(0, 1))
-    return np.ascontiguousarray(turned[:, ::-1] if turn >= 4 else turned)
-
-
-def _places(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Where each pixel comes from, (2, H, W): a part of the window, somewhere in it, bent."""
+def _places(field: Field, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Where on the plane each pixel of the window comes from, (2, h, w)."""
+    shape = field.shape
+    middle = np.array([field.r0 + field.r1 - 1, field.c0 + field.c1 - 1])[:, None, None] / 2
+    grid = np.mgrid[field.r0 : field.r1, field.c0 : field.c1] - middle
+    angle, flip = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
+    scales = np.exp(rng.uniform(-np.log(_SCALE), np.log(_SCALE), 2))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    places = np.einsum("ij,jhw->ihw", turn @ np.diag([flip, 1.0] / scales), grid) + middle
     coarse = tuple(max(2, side // _BENDS + 2) for side in shape)
-    places = np.empty((2, *shape))
-    for axis, side in enumerate(shape):
-        shown = (side - 1) / rng.uniform(1, _ZOOM)
-        first = rng.uniform(0, side - 1 - shown)
-        line = np.linspace(first, first + shown, side)
-        factors = [n / c for n, c in zip(shape, coarse, strict=True)]
-        bends = ndimage.zoom(rng.normal(0, _SHIFT, coarse), factors, order=3)
-        places[axis] = np.clip((line[:, None] if axis == 0 else line[None]) + bends, 0, side - 1)
-    return places
+    factors = [n / c for n, c in zip(shape, coarse, strict=True)]
+    for axis in range(2):
+        places[axis] += ndimage.zoom(rng.normal(0, _SHIFT, coarse), factors, order=3)
+    return np.asarray(places)
 
 
-def _moved(array: NDArray[Any], places: NDArray[np.float64], order: int) -> NDArray[Any]:
+def _moved(array: NDArray[Any], places: NDArray[np.float64], order: int, mode: str, beyond: float) -> NDArray[Any]:
     """Values at other places; `order` 0 takes the nearest, 1 interpolates."""
     planes = [array] if array.ndim == 2 else [array[..., channel] for channel in range(array.shape[2])]
-    moved = [warp(plane.astype(np.float64), places, order=order, mode="edge", preserve_range=True) for plane in planes]
+    how = {"order": order, "mode": mode, "cval": beyond, "preserve_range": True}
+    moved = [warp(plane.astype(np.float64), places, **how) for plane in planes]
     return moved[0] if array.ndim == 2 else np.stack(moved, -1)
 
 

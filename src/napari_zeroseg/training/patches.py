@@ -89,20 +89,19 @@ class Patches:
 
     def see(self, patch: Patch) -> Seen:
         """Read a patch, or vary it as :func:`varied` does; parts that are held back are ignored."""
+        if patch.variant and patch in self._variants:
+            self._variants.move_to_end(patch)
+            return self._variants[patch]
         picture, objects = self.data.read(patch.plane)
-        objects = objects[patch.field.slices]
-        for plane, r0, c0, r1, c1 in self._held:
-            if plane == patch.plane:
-                objects = objects.copy()
-                rows = slice(max(0, r0 - patch.field.r0), max(0, r1 - patch.field.r0))
-                objects[rows, max(0, c0 - patch.field.c0) : max(0, c1 - patch.field.c0)] = IGNORE
-        window = picture[patch.field.slices]
+        held = [region for region in self._held if region[0] == patch.plane]
+        if held:
+            objects = objects.copy()
+            for _, r0, c0, r1, c1 in held:
+                objects[r0:r1, c0:c1] = IGNORE
         if patch.variant == 0:
-            return Seen(window, objects)
-        if patch not in self._variants:
-            rng = np.random.default_rng([self._seed, patch.plane, *patch.field, patch.variant])
-            self._keep(patch, Seen(*varied(window, objects, rng)))
-        self._variants.move_to_end(patch)
+            return Seen(picture[patch.field.slices], objects[patch.field.slices])
+        rng = np.random.default_rng([self._seed, patch.plane, *patch.field, patch.variant])
+        self._keep(patch, Seen(*varied(picture, objects, patch.field, rng)))
         return self._variants[patch]
 
     def _keep(self, patch: Patch, seen: Seen) -> None:

@@ -162,6 +162,9 @@ def missing(spec: ModelSpec) -> WeightsError:
     card = read_card(spec.key)
     if card is not None and card.hash_from == OWN and not card.is_complete:
         there = f"{card.path.stat().st_size:,} of {card.size:,} bytes" if card.path.is_file() else "no file"
+        lost = [name for name in card.companions if not (card.folder / name).is_file()]
+        if lost:
+            there = f"{', '.join(lost)} beside them: no file"
         return WeightsError(
             f"The weights of {spec.title} at {card.path} are damaged ({there}): remove them (`zeroseg remove "
             f"{spec.key}`) and add them again, they came from {card.source}."
