@@ -179,6 +179,17 @@ def test_answers_rank_anew_without_the_model(bench, monkeypatch):
     assert any(before.get(id(one.patch[2])) != one.certainty for one in bench.inquiry.ranked)
 
 
+def test_what_was_rejected_sinks_in_the_next_search_too(bench):
+    bench.find()
+    first = bench.inquiry.current
+    before = len(bench.inquiry.ranked)
+    bench.press(Qt.Key.Key_R)
+    bench.finder.done()
+    bench.find()
+    assert not any(one.patch[0] == first.patch[0] and one.plane == first.plane for one in bench.inquiry.ranked)
+    assert len(bench.inquiry.ranked) < before
+
+
 def test_a_proposal_that_is_selected_is_shown(bench):
     bench.find(on_range=True)
     inquiry = bench.inquiry

@@ -76,6 +76,8 @@ class Inquiry:
         """Proposals without an answer."""
         self.current: Proposal | None = None
         """That the next answer is about."""
+        self.rejected: list[Proposal] = []
+        """That are none of the rest."""
         self.preview = Preview(viewer, PROPOSALS)
         self._viewer = viewer
         self._channel = channel
@@ -98,6 +100,11 @@ class Inquiry:
         self._at.labels.events.set_data.disconnect(self._follow_undo)
         self._output.close()
         self.preview.remove()
+
+    @property
+    def key(self) -> object:
+        """Equal for all searches of one stack with one labels layer."""
+        return self._at.image.unique_id, self._at.labels.unique_id, self._at.place.stack
 
     def on_removed(self, layer: Layer) -> bool:
         """Take note that a layer was removed; whether the proposals have lost their sense by that."""
@@ -267,18 +274,19 @@ class Inquiry:
         """Let the queue learn, and show how it is ranked then, first that of the patch that `teach` returns."""
         queue = self._queue
 
-        def rank(_: object) -> tuple[Patch | None, list[Proposal], tuple[int, int]]:
+        def rank(_: object) -> tuple[Patch | None, list[Proposal], int, list[Proposal]]:
             patch = teach()
-            return patch, list(queue), (len(queue.accepted), len(queue.rejected))
+            return patch, list(queue), len(queue.accepted), list(queue.rejected)
 
         self._is_ranking = True
         self._channel.submit("rank", Priority.CLICK, rank, self._on_ranked, self._on_failed)
         self.changed.emit()
 
-    def _on_ranked(self, found: tuple[Patch | None, list[Proposal], tuple[int, int]]) -> None:
+    def _on_ranked(self, found: tuple[Patch | None, list[Proposal], int, list[Proposal]]) -> None:
         if self._is_closed:
             return
-        patch, ranked, self._counts = found
+        patch, ranked, accepted, self.rejected = found
+        self._counts = accepted, len(self.rejected)
         self._is_ranking = False
         self.show_ranked(ranked, patch)
         self._follow_undo()

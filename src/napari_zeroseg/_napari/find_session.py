@@ -51,6 +51,7 @@ class Finder:
         self._channel = channel
         self._runner = runner
         self._subject = subject
+        self._rejected: dict[object, list[Proposal]] = {}
 
     def find(self, on_range: bool, word: str = "") -> None:
         """Look for all that looks like the labelled objects, or like a taught word."""
@@ -60,7 +61,8 @@ class Finder:
         self._runner.check_free()
         at = self._subject(on_range)
         self.done()
-        finding = Finding(at.stack, LabelStack(at.labels.data, at.place), word)
+        known = self._rejected.get((at.image.unique_id, at.labels.unique_id, at.place.stack), [])
+        finding = Finding(at.stack, LabelStack(at.labels.data, at.place), word, rejected=tuple(known))
         ended = partial(self._rank, at, finding)
         needs = (at.labels, at.image)
         self._runner.run("Finding the rest", finding, None, needs, then=ended, cut_short=ended)
@@ -118,6 +120,8 @@ class Finder:
         """Put the proposals away without a word."""
         inquiry, self.inquiry = self.inquiry, None
         if inquiry is not None:
+            # what was rejected is not proposed again by the next search
+            self._rejected.setdefault(inquiry.key, []).extend(inquiry.rejected)
             inquiry.close()
             self.changed.emit()
 

@@ -15,6 +15,7 @@ from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade import Example, Proposal, Queue, SimilarOptions
 from napari_zeroseg.cascade.features import PlaneFeatures
 from napari_zeroseg.cascade.find import Taken, search_plane
+from napari_zeroseg.cascade.planes import patch_iou
 from napari_zeroseg.cascade.search import Candidate, side_for
 from napari_zeroseg.cascade.shown import Known, Shown, learn_from
 from napari_zeroseg.cascade.taught import save_phrase, teach_phrase
@@ -32,6 +33,10 @@ _TAUGHT = 32
 """Planes at most that a word is taught from, spread over those with labels: all of them are held in memory."""
 
 
+_SAME = 0.8
+"""IoU from which two masks are the same proposal, as in :class:`~napari_zeroseg.cascade.Queue`."""
+
+
 @dataclass
 class Finding:
     """All that looks like the labelled objects, or like a taught word, on planes; that on the screen is first.
@@ -44,12 +49,15 @@ class Finding:
     word : str
         A taught word to look for in place of the examples; "" for these.
     options : SimilarOptions
+    rejected : tuple of Proposal
+        What earlier searches proposed and the user did not want.
     """
 
     stack: Stack
     labels: LabelStack
     word: str = ""
     options: SimilarOptions = field(default_factory=SimilarOptions)
+    rejected: tuple[Proposal, ...] = ()
     searched: list[int] = field(default_factory=list)
     """Planes that are done."""
     _shown: Shown | None = None
@@ -70,11 +78,16 @@ class Finding:
                 features = PlaneFeatures(view, min(side, max(view.shape)))
                 tick = _ticks(done, len(features.fields), len(planes), tell)
                 taken = Taken(np.array(self.labels.plane(plane)), [])
-                self._found += search_plane(features, plane, shown, taken, self.options, tick=tick, cancel=token)
+                found = search_plane(features, plane, shown, taken, self.options, tick=tick, cancel=token)
+                self._found += [one for one in found if not self._was_rejected(plane, one)]
                 self.searched.append(plane)
             except (InputError, InputTypeError, ReadError) as error:
                 tell(PlaneDone(plane, None, fault=str(error)))
             tell(Progressed(done + 1, len(planes)))
+
+    def _was_rejected(self, plane: int, found: Candidate) -> bool:
+        """Whether that very mask was; another outline of the same thing may still be right."""
+        return any(one.plane == plane and patch_iou(one.patch, found.patch) > _SAME for one in self.rejected)
 
     def queue(self) -> Queue | None:
         """Rank what was found so far; None before a plane was searched."""
@@ -103,8 +116,16 @@ class Finding:
                 views[plane] = View(model, self.stack.shown.plane(plane), store)
             mask = np.array(self.labels.plane(plane) == label)
             known.append(Known.of(Example(mask, picture=views[plane]), model, [], None))
+        unwanted = []
+        for one in self.rejected[-_EXAMPLES:]:
+            token.raise_if_cancelled()
+            if one.plane not in views:
+                views[one.plane] = View(model, self.stack.shown.plane(one.plane), store)
+            mask = np.zeros(self.stack.place.shape, bool)
+            mask[one.patch[0], one.patch[1]] = one.patch[2]
+            unwanted.append(Known.of(Example(mask, picture=views[one.plane]), model, [], None))
         side = side_for(self.stack.place.shape, [one.patch for one in known], self.options)
-        return learn_from(known, [], side, token), side
+        return learn_from(known, unwanted, side, token), side
 
     def _labelled(self, token: CancelToken) -> list[tuple[int, int]]:
         """(plane, label) of all objects on the planes to search; if none, of the nearest plane that has any."""

@@ -13,6 +13,7 @@ from psygnal import Signal
 
 from napari_zeroseg._napari import prompt_layers
 from napari_zeroseg._napari.engine import ModelChoice, PictureRef
+from napari_zeroseg._napari.find_work import counted
 from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT
 from napari_zeroseg._napari.marks import Box, extent_of
 from napari_zeroseg._napari.taught import shared_taught
@@ -55,6 +56,15 @@ class _Asked:
     is_several: bool
     drawer: ModelChoice
     model: ModelChoice
+    dropped: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What was drawn and is new, and how many regions gave no mask that fits."""
+
+    outlines: list[Outline]
+    dropped: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +169,7 @@ class Outlining:
         key = self._drawer if self._models.zoo.is_ready(self._drawer) else DEFAULT_MODEL
         drawer = ModelChoice(key, now.device, now.precision)
 
-        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> list[Outline]:
+        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> _Drawn:
             return _outlines(view, found, threshold, labels, token)
 
         self._begin(list(found.phrases), drawer, draw, "Outlining what was found …")
@@ -172,7 +182,7 @@ class Outlining:
             self._on_failed(error)
             return
 
-        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> list[Outline]:
+        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> _Drawn:
             return _of_words(view, words, labels, token)
 
         self._begin(words, self._asking.model, draw, f"Looking for {', '.join(words)} …")
@@ -181,7 +191,7 @@ class Outlining:
         self,
         words: list[str],
         drawer: ModelChoice,
-        draw: Callable[[View, NDArray[Any] | None, CancelToken], list[Outline]],
+        draw: Callable[[View, NDArray[Any] | None, CancelToken], _Drawn],
         doing: str,
     ) -> None:
         """Have the inference thread draw; whatever was begun before is not heard of any more."""
@@ -194,7 +204,7 @@ class Outlining:
             return
         asked = _Asked(picture, ", ".join(words), len(words) > 1, drawer, self._asking.model)
 
-        def work(token: CancelToken) -> list[Outline]:
+        def work(token: CancelToken) -> _Drawn:
             view = self._channel.engine().view(picture, drawer)
             return draw(view, None if labels is None else labels(), token)
 
@@ -211,8 +221,8 @@ class Outlining:
         own = output.plane(self._workspace.viewer.dims)
         return output.reader_of(own) if own.shape == plane.shape else None
 
-    def _on_outlines(self, asked: _Asked, found: list[Outline]) -> None:
-        workspace = self._workspace
+    def _on_outlines(self, asked: _Asked, drawn: _Drawn) -> None:
+        workspace, found = self._workspace, drawn.outlines
         try:
             plane: ShownPlane | None = workspace.plane()
         except ZerosegError:
@@ -233,6 +243,7 @@ class Outlining:
         prompt_layers.give_classes(shapes)
         options = self._asking.options
         self._asking.options = replace(options, batched=False, semantic=asked.is_several or options.semantic)
+        asked = replace(asked, dropped=drawn.dropped)
         self._write(asked, _Target(workspace.image, shapes, points, plane), new, workspace.highest_object() + 1)
 
     def _write(self, asked: _Asked, target: _Target, found: Sequence[Outline], first: int, done: int = 0) -> None:
@@ -266,7 +277,8 @@ class Outlining:
             self._channel.later("outline", 0, partial(self._write, asked, target, found, first, done))
             return
         what = "1 object" if done == 1 else f"{done} objects"
-        self._end(f"{what} of {asked.words}: correct their boxes and clicks, then accept", "good")
+        lost = f" ({counted(asked.dropped, 'region')} gave no mask that fits)" if asked.dropped else ""
+        self._end(f"{what} of {asked.words}{lost}: correct their boxes and clicks, then accept", "good")
         # the user may have chosen another model meanwhile
         if self._asking.model == asked.model != asked.drawer and self._models.loading is None:
             self._models.use(asked.drawer)
@@ -295,16 +307,17 @@ def _is_labelled(patch: Patch, labels: NDArray[Any] | None) -> bool:
 
 def _outlines(
     view: View, found: PhraseMap, threshold: float, labels: NDArray[Any] | None, cancel: CancelToken
-) -> list[Outline]:
+) -> _Drawn:
     """What a model draws of the regions of a map of phrases, where it is trusted and fits its region."""
     options = TextOptions(min(max(threshold, 0.01), 0.99))
     regions, heat = found.regions(threshold, options.min_area)
     cancel.raise_if_cancelled()
     kept, _ = draw_regions(view, regions, heat, found.phrases, options, cancel)
-    return [Outline.of(one.label, one.patch, one.prompt) for one in kept if not _is_labelled(one.patch, labels)]
+    new = [Outline.of(one.label, one.patch, one.prompt) for one in kept if not _is_labelled(one.patch, labels)]
+    return _Drawn(new, len(regions) - len(kept))
 
 
-def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, cancel: CancelToken) -> list[Outline]:
+def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, cancel: CancelToken) -> _Drawn:
     """What looks like taught words and is not labelled yet."""
     known = taught_words()
     alike = {word.casefold() for word in known}
@@ -319,7 +332,7 @@ def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, can
     for number, word in enumerate(words, start=1):
         for one in find_word(view.model, view, load_word(word), labels=labels, cancel=cancel):
             found.append(Outline.of(number, one.patch, one.prompt))
-    return found
+    return _Drawn(found)
 
 
 def _corners(box: Box) -> NDArray[np.float64]:
