@@ -66,7 +66,8 @@ def stack(folder: Path, data: Path) -> None:
 
 def training(folder: Path, data: Path) -> None:
     for name in ("raw", "mitochondria"):
-        tifffile.imwrite(folder / f"{name}.tif", tifffile.imread(data / f"train_{name}.tif")[:4])
+        planes = tifffile.imread(data / f"train_{name}.tif")[:4]
+        tifffile.imwrite(folder / f"{name}.tif", planes, photometric="minisblack")  # four planes are no colours
     terminal = Terminal(folder)
 
     def question(name: str) -> tuple[str, ...]:
