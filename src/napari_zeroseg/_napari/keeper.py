@@ -279,10 +279,18 @@ class Keeper:
         self._ask(Question(text, "Try and add", lambda _, chosen: self._import(path, chosen or name), (), name))
 
     def _import(self, path: Path, name: str | None) -> None:
-        def work(errand: Errand) -> str:
+        def put() -> ModelSpec:
             from napari_zeroseg.training.result import import_model
 
-            spec = import_model(path, name)
+            return import_model(path, name)
+
+        self._put_and_try(put)
+
+    def _put_and_try(self, put: Callable[[], ModelSpec]) -> None:
+        """Put a model into the models folder and try it there; one that fails does not stay."""
+
+        def work(errand: Errand) -> str:
+            spec = put()
             found = locate(spec)
             assert found is not None
             try:
@@ -334,18 +342,7 @@ class Keeper:
         taken = any(self.zoo.is_ready(key) for key in self.zoo.entries if key.startswith("pa_sam_"))
         name = _name_of(decoder, set(self.zoo.entries)) if taken else None
 
-        def work(errand: Errand) -> str:
-            spec = join_checkpoint(decoder, name=name, beside=sam)
-            found = locate(spec)
-            assert found is not None
-            try:
-                self._try(spec, found.path, errand)
-            except Exception:
-                remove_model(spec.key)
-                raise
-            return spec.key
-
-        self._run(ADDING, "Trying", work, self._on_added)
+        self._put_and_try(lambda: join_checkpoint(decoder, name=name, beside=sam))
 
     def _try(self, spec: ModelSpec, path: Path, errand: Errand) -> None:
         """Let the inference thread try a file, and wait for it in the errand's own thread."""

@@ -237,7 +237,12 @@ class Outlining:
             told = "everything has a box already" if found else "nothing new was found that a mask fits"
             self._end(f"{asked.words}: {told}", "warning")
             return
-        shapes, points = workspace.make_shapes(), workspace.make_points()
+        for held, make in ((workspace.shapes, workspace.make_shapes), (workspace.points, workspace.make_points)):
+            if held is None:  # each in a turn of its own: napari takes as long for a layer as a window may stand still
+                make()
+                self._channel.later("outline", 0, partial(self._on_outlines, asked, drawn))
+                return
+        shapes, points = workspace.shapes, workspace.points
         assert shapes is not None
         assert points is not None
         prompt_layers.give_classes(shapes)

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.pipelines import PIXEL_MEAN, PIXEL_STD, SAM_SIDE, SamPipeline
 from napari_zeroseg.models.sam import load_strictly
 from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.registry import find_model, load_model
 from napari_zeroseg.training import card as cards
+from napari_zeroseg.training.archive import target_of, write_archive
 from napari_zeroseg.training.classes import ClassHead, class_segmenter_of, picture_of
 from napari_zeroseg.training.networks import network_of
 from napari_zeroseg.weights import weights_of
@@ -93,21 +94,39 @@ def export_bioimageio(key: str, path: str | Path, author: str, *, overwrite: boo
         If there is no such model, it has learnt no class or sees pictures in another way, or the file cannot be
         written.
     """
-    path = Path(path).expanduser()
-    path = path if path.suffix else path.with_suffix(".zip")
     if not author.strip():
         raise InputError("The BioImage Model Zoo asks who trained a model: give a name as author.")
-    if path.exists() and not overwrite:
-        raise WriteError(f"{path} is there already: choose another name, or say that it may be overwritten.")
+    path = target_of(path, overwrite)
+    module = _module_of(key)
+    files = _files_of(module)
+    files["README.md"] = cards.as_text(cards.read(key)).encode()
+    about = _description(key, author.strip(), module.side, files)
+    files["rdf.yaml"] = json.dumps(about, indent=2).encode()  # which is YAML as well
+
+    def fill(archive: zipfile.ZipFile) -> None:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+    write_archive(path, fill, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def _module_of(key: str) -> _Maps:
+    """The encoder and the class head of a trained model."""
     spec = find_model(key)
     segmenter = class_segmenter_of(key, spec.title)
     if not isinstance(load_model(key, device="cpu", precision="float32").pipeline, SamPipeline):  # type: ignore[attr-defined]
         raise InputError(f"{spec.title} sees pictures in its own way, which this export does not know.")
-    side = segmenter.side or SAM_SIDE
     network = network_of(spec)
     load_strictly(network, weights_of(spec).tensors, spec.title)
-    module = _Maps(network.image_encoder, segmenter.head, side).eval().requires_grad_(False)
-    window = em_like_stack(1, side, seed=0)[0][0].astype(np.float32)[None, None]
+    module = _Maps(network.image_encoder, segmenter.head, segmenter.side or SAM_SIDE)
+    module.eval().requires_grad_(False)
+    return module
+
+
+def _files_of(module: _Maps) -> dict[str, bytes]:
+    """The traced network, and what it answers to a window."""
+    window = em_like_stack(1, module.side, seed=0)[0][0].astype(np.float32)[None, None]
     weights = io.BytesIO()
     with warnings.catch_warnings():  # newer torch prefers another form, which the format has no place for yet
         warnings.simplefilter("ignore")
@@ -115,26 +134,7 @@ def export_bioimageio(key: str, path: str | Path, author: str, *, overwrite: boo
             traced = torch.jit.trace(module, torch.from_numpy(window), check_trace=False)
             answer = traced(torch.from_numpy(window)).detach().numpy()
         torch.jit.save(traced, weights)
-    files = {
-        "weights.pt": weights.getvalue(),
-        "test_input.npy": _npy(window),
-        "test_output.npy": _npy(answer),
-        "README.md": cards.as_text(cards.read(key)).encode(),
-    }
-    files["rdf.yaml"] = json.dumps(_description(key, author.strip(), side, files), indent=2).encode()  # YAML as well
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-        temporary.replace(path)
-    except OSError as error:
-        raise WriteError(
-            f"{path} could not be written ({error.strerror}): make room, or choose another place."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return {"weights.pt": weights.getvalue(), "test_input.npy": _npy(window), "test_output.npy": _npy(answer)}
 
 
 def _description(key: str, author: str, side: int, files: dict[str, bytes]) -> dict[str, Any]:

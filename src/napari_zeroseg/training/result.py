@@ -16,6 +16,7 @@ from napari_zeroseg.errors import InputError, ReadError, WeightsError, WriteErro
 from napari_zeroseg.registry import ModelSpec, add_checkpoint, find_model, list_models, load_model
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training import card as cards
+from napari_zeroseg.training.archive import target_of, write_archive
 from napari_zeroseg.weights.cards import model_folder, read_card
 from napari_zeroseg.weights.folder import locate
 from napari_zeroseg.weights.reading import hash_again
@@ -166,26 +167,17 @@ def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path
     found = locate(find_model(key))
     if found is None or found.card is None:
         raise InputError(f"{key} is not in the models folder, so there is nothing to export: choose a trained model.")
-    path = Path(path).expanduser()
-    path = path if path.suffix else path.with_suffix(".zip")
-    if path.exists() and not overwrite:
-        raise WriteError(f"{path} is there already: choose another name, or say that it may be overwritten.")
+    path = target_of(path, overwrite)
     own = found.card
     note = {"form": FORM, "key": key, "base": own.base, "file": own.file, "sha256": own.sha256}
     note |= {"licence": own.licence, "licence_note": own.licence_note}
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_FORM_FILE, json.dumps({**note, "companions": dict(own.companions)}, indent=2))
-            for name in (own.file, *own.companions):
-                archive.write(own.folder / name, name)
-        temporary.replace(path)
-    except OSError as error:
-        raise WriteError(
-            f"{path} could not be written ({error.strerror}): make room, or choose another place."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def fill(archive: zipfile.ZipFile) -> None:
+        archive.writestr(_FORM_FILE, json.dumps({**note, "companions": dict(own.companions)}, indent=2))
+        for name in (own.file, *own.companions):
+            archive.write(own.folder / name, name)
+
+    write_archive(path, fill)
     return path
 
 
