@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ _SLOPE = 0.5
 
 _LEAST_OVERLAP = 0.4
 """Part of the overlap to be expected that a candidate must have to be the same object."""
+
+_LEAST_OVERLAP_AGAIN = 0.7
+"""The same for an object that the plane before did not show: what lies where it was is more often something else."""
 
 _LEAST_SCORE = 0.94
 """Part of the predicted IoU of an object's own outline that it must have on the next plane. What a network thinks of
@@ -70,6 +73,7 @@ def advance(
     usual: Mapping[int, float] | None = None,
     protected: NDArray[np.integer] | None = None,
     cancel: CancelToken | None = None,
+    missed: Collection[int] = (),
 ) -> dict[int, Found | None]:
     """Find objects of one plane on another.
 
@@ -90,6 +94,8 @@ def advance(
         Labels that stay: an object gets no pixel that has another one.
     cancel : CancelToken, optional
         Looked at between windows.
+    missed : collection of int
+        Labels of objects that planes between both were searched for in vain.
 
     Returns
     -------
@@ -108,7 +114,8 @@ def advance(
                 del found[label]
             continue
         for label, answer in _answers(view, field, members).items():
-            one = _chosen(answer, asked[label].expected, options.step * planes)
+            least = _LEAST_OVERLAP_AGAIN if label in missed else _LEAST_OVERLAP
+            one = _chosen(answer, asked[label].expected, options.step * planes, least)
             floor = _LEAST_SCORE * (usual or {}).get(label, 0.0)
             found[label] = one if one is not None and one.score >= floor else None
     return _apart(found, view.shape, protected)
@@ -185,14 +192,17 @@ def _prompt(accepts: frozenset[PromptKind], expected: Patch, field: Field) -> Pr
     )
 
 
-def _chosen(answer: Prediction, expected: Patch, step: float) -> Found | None:
-    """The best candidate by predicted IoU and overlap, or None if none is the object."""
+def _chosen(answer: Prediction, expected: Patch, step: float, least: float = _LEAST_OVERLAP) -> Found | None:
+    """The best candidate by predicted IoU and overlap, or None if none is the object.
+
+    `least` is the part of the overlap to be expected that it must have.
+    """
     usual = _usual_overlap(expected, step)
     best: tuple[float, Found] | None = None
     for k, score in enumerate(answer.scores):
         patch = answer.patch(k)
         overlap = masks.iou(patch, expected)
-        if masks.area(patch) < _SMALLEST or overlap < _LEAST_OVERLAP * usual:
+        if masks.area(patch) < _SMALLEST or overlap < least * usual:
             continue
         merit = float(score) + _OVERLAP_COUNTS * min(overlap / usual, 1.0) + _TIGHTEST * (k == 0)
         if best is None or merit > best[0]:

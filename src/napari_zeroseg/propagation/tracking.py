@@ -196,7 +196,8 @@ class Sweep:
                 before = picture  # outlined on a plane that cannot be looked at: nothing is known of motion
             planes = abs(plane - source)
             usual = {t.label: self._states[t].usual or 0.0 for t in here}
-            found |= advance(view, before, objects, self._options, planes, usual, protected, cancel)
+            missed = {t.label for t in here if self._states[t].missed}
+            found |= advance(view, before, objects, self._options, planes, usual, protected, cancel, missed)
         return StepRecord(
             {
                 label: None if one is None else Record(Packed.of(one.patch), one.score, one.overlap)
