@@ -200,6 +200,19 @@ def test_what_is_wrong_is_said_before_anything_is_computed(short: Short, tmp_pat
     assert RunFolder(tmp_path / "kept").status()["state"] == "failed"  # whoever made the folder looks there
 
 
+def test_a_refused_run_tells_of_no_folder(
+    stack: tuple[np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, array in zip(("raw", "labels"), stack, strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    files = ["--images", str(tmp_path / "raw.npy"), "--labels", str(tmp_path / "labels.npy")]
+    assert main(["train", *files, "--name", "a", "--base", "sam_vit_b", "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "not on this machine" in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_moved_folder_takes_its_snapshot_along(short: Short, tmp_path: Path) -> None:
     folder = new_run(short(), tmp_path / "here")
     (tmp_path / "there").parent.mkdir(exist_ok=True)

@@ -204,7 +204,7 @@ class RunWatch:
 
     def _on_started(self, _: dict[str, Any]) -> None:
         self._is_starting, self._block, self.seconds_left = False, None, None
-        self.doing = "Reading the labels …"
+        self.doing = "Reading the pictures …"
 
     def _on_data(self, event: dict[str, Any]) -> None:
         self.doing = f"{event['objects']} objects on {event['planes']} planes; held back: {event['held_back']}."

@@ -139,27 +139,32 @@ class _Run:
         check_name(config.name)
         if config.tensorboard:
             check_available()
-        self.events("started", folder=str(self.folder.path), name=config.name, pid=os.getpid(), settings=config.table())
         data = TrainingData(config)
         check_enough(data, config)
         split = split_for(data, config)
-        self._tell_data(data, split)
         # torch comes here, when everything that needs none has been seen to be right
         from napari_zeroseg.training.fitting import Fitting
 
         turns = folds(data, config, split)
-        # where every block is held back in turn, the model itself learns from all of them
-        for sentence in [] if turns else of_classes(data, split):
-            self.events("warning", message=sentence)
         if turns and config.minutes is not None:
             config = replace(config, minutes=config.minutes / (len(turns) + 1))
         first = Fitting(self, config, data, split, final=bool(turns))
-        self.has_begun = True
+        self._begin(data, split, bool(turns))
         fitted = first.go()
         turned = [
             Fitting(self, config, data, turn, fold=number, steps=fitted.steps).go() for number, turn in enumerate(turns)
         ]
         return self._finish(data, split, fitted, turned)
+
+    def _begin(self, data: TrainingData, split: Split, in_turn: bool) -> None:
+        """Tell where the run is and what it learns from, now that nothing of it can be refused any more."""
+        self.has_begun = True
+        path, name = str(self.folder.path), self.config.name
+        self.events("started", folder=path, name=name, pid=os.getpid(), settings=self.config.table())
+        self._tell_data(data, split)
+        # where every block is held back in turn, the model itself learns from all of them
+        for sentence in [] if in_turn else of_classes(data, split):
+            self.events("warning", message=sentence)
 
     def between(self) -> None:
         """Called between two steps of any work: wait while paused, leave when stopped.
