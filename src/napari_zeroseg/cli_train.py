@@ -82,6 +82,7 @@ def _add_train(commands: Any) -> None:
     how.add_argument("--seed", type=int, help="of everything random (default: 0)")
     how.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     how.add_argument("--precision", choices=("auto", "float32", "bf16", "fp16"), help="default: auto")
+    how.add_argument("--processes", type=int, metavar="N", help="share each step among N GPUs (default: 1)")
     run = parser.add_argument_group("the run")
     run.add_argument("--out", type=Path, metavar="RUNFOLDER", help="folder of the run (default: in the data folder)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
@@ -114,7 +115,7 @@ def _prompts(text: str) -> dict[str, float]:
 
 _SETTINGS = (
     *("base", "name", "what", "prompts", "loss", "epochs", "minutes", "patience", "recompute", "seed", "device"),
-    *("precision", "tensorboard"),
+    *("precision", "tensorboard", "processes"),
 )
 _DATA_SETTINGS = ("labels_are", "classes", "ignore")
 

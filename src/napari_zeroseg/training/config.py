@@ -141,6 +141,9 @@ class TrainingConfig:
         memory and a third more time; means nothing where the encoder is not trained.
     tensorboard : bool
         Write what happens for TensorBoard as well, into the run's folder.
+    processes : int
+        Processes that share the prompts of each step, each on a GPU of its own, or all on the CPU where `device` says
+        so; more than one need accelerate. What is learnt is the same, to within rounding.
     """
 
     name: str
@@ -176,6 +179,7 @@ class TrainingConfig:
     checkpoint_seconds: float = 30.0
     recompute: bool = False
     tensorboard: bool = False
+    processes: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(_as_pair(pair) for pair in self.pairs))
@@ -349,7 +353,9 @@ def _check(config: TrainingConfig) -> None:
 
 def _check_numbers(config: TrainingConfig) -> None:
     at_least = {
-        **dict.fromkeys(("min_pixels", "batch", "blocks", "lora_rank", "variants", "validation_objects"), 1),
+        **dict.fromkeys(
+            ("min_pixels", "batch", "blocks", "lora_rank", "variants", "validation_objects", "processes"), 1
+        ),
         **dict.fromkeys(("gap", "patience", "weight_decay", "warm_up", "ema", "checkpoint_seconds"), 0),
     }
     if config.epochs is not None:
@@ -365,5 +371,7 @@ def _check_numbers(config: TrainingConfig) -> None:
             raise InputError(f"The setting {name!r} is a positive number, not {value!r}.")
     if not 0 < config.validation <= 0.5:
         raise InputError(f"The part held back for validation is above 0 and at most 0.5, not {config.validation!r}.")
+    if not isinstance(config.processes, int):
+        raise InputError(f"The setting 'processes' is a whole number, not {config.processes!r}.")
     if not config.ema < 1 or not config.warm_up < 1:
         raise InputError("The settings 'ema' and 'warm_up' are below 1.")

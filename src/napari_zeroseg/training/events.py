@@ -46,6 +46,15 @@ class Events:
             listener(told)
 
 
+class Unheard(Events):
+    """Sends nothing: for the processes of a run that are not the one that tells."""
+
+    def __init__(self) -> None: ...
+
+    def __call__(self, event: str, **values: Any) -> None:
+        """Send nothing."""
+
+
 def plain(value: Any) -> Any:
     """Values as JSON knows them: no NaN, no NumPy, keys of text."""
     if isinstance(value, dict):

@@ -6,6 +6,7 @@ import csv
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from napari_zeroseg.training.events import Events
 from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.loop import HEAD, StepReport, Trainer, read_state, save_state
 from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.patches import Patch
+from napari_zeroseg.training.processes import Processes
 from napari_zeroseg.training.split import Split, objects_of
 from napari_zeroseg.training.validation import (
     MOST_REPORTED,
@@ -47,11 +50,15 @@ _CLASS_PLANES = 6
 """Planes at most on which the class is judged during training."""
 
 
+Figures = tuple[dict[str, MaskScores], dict[str, MaskScores], list[Counts]]
+
+
 class Around(Protocol):
     """The run that a fit belongs to."""
 
     folder: RunFolder
     events: Events
+    processes: Processes
 
     def between(self) -> None:
         """Wait while paused, leave when stopped."""
@@ -104,7 +111,8 @@ class Fitting:
     ) -> None:
         self._run, self._config, self._data, self._split = run, config, data, split
         self._fold, self._steps, self._final = fold, steps, final
-        self._bench = bench = Workbench(config, data, split, everything=final)
+        self._processes = run.processes
+        self._bench = bench = Workbench(config, data, split, final, run.processes)
         self._network, self._store = bench.network, bench.store
         self._history: list[dict[str, Any]] = []
         self._best: tuple[float, dict[str, Tensor]] | None = None
@@ -112,26 +120,26 @@ class Fitting:
         self._before_choose: dict[str, MaskScores] = {}
         self._base_previews: list[np.ndarray[tuple[int, int], np.dtype[np.bool_]]] = []
         self._seconds = 0.0
+        self._saved = 0.0
 
     def go(self) -> Fitted:
         """Encode, score the base, train, score again."""
-        run = self._run
         self._encode_ahead()
-        state = read_state(run.folder.last) if self._fold is None and run.folder.last.is_file() else None
+        state = self._processes.together(self._kept_state)
         kept = None if state is None else int(state["trainer"]["steps"])
-        trainer = Trainer(
-            self._config,
-            self._network,
-            self._bench.tasks,
-            self._bench.head,
-            self._steps or kept or self._planned(),
-        )
+        steps = self._steps or kept or self._processes.lead(self._planned)
+        bench = self._bench
+        trainer = Trainer(self._config, self._network, bench.tasks, bench.head, steps, self._processes)
         if state is not None:
-            self._restore(trainer, state)
+            self._processes.together(partial(self._restore, trainer, state))
         elif not self._final and self._fold is None:
-            self._baseline()
+            self._processes.lead(self._baseline)
         self._train(trainer)
         return self._judged(trainer)
+
+    def _kept_state(self) -> dict[str, Any] | None:
+        last = self._run.folder.last
+        return read_state(last) if self._fold is None and last.is_file() else None
 
     def _planned(self) -> int:
         per_step = self._bench.step_seconds()
@@ -142,11 +150,17 @@ class Fitting:
     def _encode_ahead(self) -> None:
         """Run the encoder once on everything that will be looked at."""
         ordered = self._bench.patches_ahead()
-        for number, patch in enumerate(ordered, 1):
-            self._run.between()
+        at_once = self._processes.count
+        for first in range(0, len(ordered), at_once):
+            self._processes.lead(self._run.between)
+            self._processes.together(partial(self._encode, ordered[first : first + at_once]))
+            done = min(first + at_once, len(ordered))
+            if done // 10 > first // 10 or done == len(ordered):
+                self._tell("encoding", done=done, total=len(ordered))
+
+    def _encode(self, patches: Sequence[Patch]) -> None:
+        for patch in self._processes.share(patches):
             self._bench.encode(patch)
-            if number % 10 == 0 or number == len(ordered):
-                self._tell("encoding", done=number, total=len(ordered))
 
     def _baseline(self) -> None:
         if not self._config.trains_masks:
@@ -166,26 +180,36 @@ class Fitting:
 
     def _train(self, trainer: Trainer) -> None:
         every = max(_FEWEST_BETWEEN, trainer.steps // VALIDATIONS)
-        saved = time.monotonic()
+        self._saved = time.monotonic()
         while trainer.done < trainer.steps:
-            try:
-                self._run.between()
-            except BaseException:
-                self._save(trainer)
-                raise
+            self._processes.lead(partial(self._before_step, trainer))
             start = time.monotonic()
             report = trainer.step()
             self._seconds += time.monotonic() - start
-            self._tell_step(trainer, report)
             is_time = trainer.done % every == 0 or trainer.done == trainer.steps
-            if is_time:
-                self._validate(trainer, report)
-                if 0 < self._config.patience <= self._since_best:
-                    self._tell("warning", message=f"No progress for {self._since_best} validations: stopped early.")
-                    break
-            if is_time or time.monotonic() - saved >= self._config.checkpoint_seconds:
-                self._save(trainer)
-                saved = time.monotonic()
+            if self._processes.lead(partial(self._after_step, trainer, report, is_time)):
+                break
+
+    def _before_step(self, trainer: Trainer) -> None:
+        """Wait while paused; leave with the state kept when stopped."""
+        try:
+            self._run.between()
+        except BaseException:
+            self._save(trainer)
+            raise
+
+    def _after_step(self, trainer: Trainer, report: StepReport, is_time: bool) -> bool:
+        """Tell, validate and keep what is due after a step; whether to stop early."""
+        self._tell_step(trainer, report)
+        if is_time:
+            self._validate(trainer, report)
+            if 0 < self._config.patience <= self._since_best:
+                self._tell("warning", message=f"No progress for {self._since_best} validations: stopped early.")
+                return True
+        if is_time or time.monotonic() - self._saved >= self._config.checkpoint_seconds:
+            self._save(trainer)
+            self._saved = time.monotonic()
+        return False
 
     def _validate(self, trainer: Trainer, report: StepReport) -> None:
         """Judge the present weights by the objects to choose by, and keep them if they are the best."""
@@ -237,23 +261,29 @@ class Fitting:
         """The final figures: the base and the chosen weights on the objects to report."""
         weights = trainer.weights() if self._best is None else self._best[1]
         changed, head = self._parted(weights)
-        before: dict[str, MaskScores] = {}
-        after: dict[str, MaskScores] = {}
-        found: list[Counts] = []
-        if not self._final:
-            objects = some_of(objects_of(self._data, self._split.report), MOST_REPORTED)
-            model = self._network.model_with(changed, f"end{self._fold}")
-            if self._config.trains_masks:
-                before = self._score(self._network.model, objects, all_kinds=True)
-                after = self._score(model, objects, all_kinds=True)
-            if head is not None:
-                planes = sorted({one.plane for one in objects})
-                found = self._score_class(model, head, planes)
+        before, after, found = self._processes.lead(partial(self._figures, changed, head))
         if self._fold is not None:
             self._tell_fold(trainer.done, before, after, found)
         return Fitted(
             self._network, self._split, changed, head, before, after, found, self._history, trainer.done, self._seconds
         )
+
+    def _figures(self, changed: dict[str, Tensor], head: ClassSegmenter | None) -> Figures:
+        """Scores of the base and of these weights, and the counts of the class; empty where other fits give them."""
+        before: dict[str, MaskScores] = {}
+        after: dict[str, MaskScores] = {}
+        found: list[Counts] = []
+        if self._final:
+            return before, after, found
+        objects = some_of(objects_of(self._data, self._split.report), MOST_REPORTED)
+        model = self._network.model_with(changed, f"end{self._fold}")
+        if self._config.trains_masks:
+            before = self._score(self._network.model, objects, all_kinds=True)
+            after = self._score(model, objects, all_kinds=True)
+        if head is not None:
+            planes = sorted({one.plane for one in objects})
+            found = self._score_class(model, head, planes)
+        return before, after, found
 
     def _tell_fold(
         self, step: int, before: dict[str, MaskScores], after: dict[str, MaskScores], found: Sequence[Counts]

@@ -33,7 +33,7 @@ class RunFolder:
     path : Path
         ``run.toml`` (settings), ``snapshot/`` (arrays that were no files), ``events.jsonl``, ``metrics.csv``,
         ``previews/``, ``last.pt`` (state to go on from), ``best.safetensors`` (weights that differ from the base's),
-        ``status.json`` and ``control``.
+        ``status.json``, ``control`` and, of a run on several processes, ``processes.log``.
     """
 
     path: Path
@@ -62,6 +62,11 @@ class RunFolder:
     def best(self) -> Path:
         """Best weights so far."""
         return self.path / "best.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """What the processes of a run on several wrote to the standard error."""
+        return self.path / "processes.log"
 
     @property
     def control(self) -> Path:
@@ -118,7 +123,7 @@ class RunFolder:
 
     def forget(self) -> None:
         """Remove what a run that never began has written, and the folder if nothing else is in it."""
-        for path in (self.config, self.events, self.control, self.path / "status.json"):
+        for path in (self.config, self.events, self.control, self.log, self.path / "status.json"):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / SNAPSHOT, ignore_errors=True)
         for path in (self.previews, self.path):

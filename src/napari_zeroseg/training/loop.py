@@ -21,6 +21,7 @@ from napari_zeroseg.errors import DeviceMemoryError, InputError, ReadError, Writ
 from napari_zeroseg.training.classes import ClassHead
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.tasks import MaskTask, Task
 
 _log = logging.getLogger(__name__)
@@ -61,11 +62,20 @@ class Trainer:
     head : ClassHead or None
     steps : int
         In all.
+    processes : Processes
+        Who share each step.
     """
 
     def __init__(
-        self, config: TrainingConfig, network: Network, tasks: Mapping[str, Task], head: ClassHead | None, steps: int
+        self,
+        config: TrainingConfig,
+        network: Network,
+        tasks: Mapping[str, Task],
+        head: ClassHead | None,
+        steps: int,
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self._config = config
         self._network = network
         self._tasks = tasks
@@ -90,12 +100,15 @@ class Trainer:
             If the loss is no number any more.
         """
         self._set_rate()
-        losses = self._gradients()
+        losses = self._processes.sum(self._processes.together(self._gradients))
+        self._processes.sum_gradients(self.parameters.values())
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self._config.clip))
         if not (math.isfinite(norm) and all(math.isfinite(loss) for loss in losses.values())):
-            raise InputError(
-                f"The loss of step {self.done + 1} is no finite number: start again with a lower learning rate than "
-                f"{self._config.learning_rate:g}, or with precision float32."
+            raise self._processes.known_to_all(
+                InputError(
+                    f"The loss of step {self.done + 1} is no finite number: start again with a lower learning rate "
+                    f"than {self._config.learning_rate:g}, or with precision float32."
+                )
             )
         self._optimizer.step()
         self.done += 1

@@ -6,9 +6,9 @@ import contextlib
 import datetime
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,10 @@ from napari_zeroseg.training import card as cards
 from napari_zeroseg.training.board import Board, check_available
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData, check_enough
-from napari_zeroseg.training.events import Control, Events, Listener, plain
+from napari_zeroseg.training.events import Control, Events, Listener, Unheard, plain
 from napari_zeroseg.training.folder import RunFolder, new_run, open_run
+from napari_zeroseg.training.launch import Launch
+from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.result import TrainedModel, check_name, register
 from napari_zeroseg.training.split import Split, folds, split_for
 
@@ -74,33 +76,17 @@ def train(
         Each with a sentence that says what to do.
     """
     folder, config = _opened(config, out, resume)
-    board = Board(folder.path) if config.tensorboard else None
-    events = Events(folder.events, *(one for one in (listener, board) if one is not None))
-    with only_run_on(folder.path), contextlib.closing(board) if board is not None else contextlib.nullcontext():
-        steering = Control(folder.control)
-        if control is not None:
-            control(steering)
-        run = _Run(folder, config, events, steering, cancel)
-        folder.write_status("running", name=config.name)
-        try:
-            return run.go()
-        except BaseException as error:
-            _tell_end(folder, config, events, error)
-            if not resume and not run.has_begun and isinstance(error, ZerosegError):
-                folder.forget()  # refused before anything began: nothing in it is worth keeping
-            raise
-
-
-def _tell_end(folder: RunFolder, config: TrainingConfig, events: Events, error: BaseException) -> None:
-    """Leave word of how the run ended; the error itself goes on to the caller."""
-    stopped = isinstance(error, (CancelledError, KeyboardInterrupt))
-    state = "stopped" if stopped else "failed"
-    message = str(error) if isinstance(error, ZerosegError) else f"{type(error).__name__}: {error}"
-    events(state, message=message, kind=type(error).__name__, out_of_memory=isinstance(error, MemoryError))
+    work: Launch | Work
+    if config.processes > 1:
+        work = Launch(folder, config, listener, control, cancel)
+    else:
+        work = Work(folder, config, listener, control, cancel)
     try:
-        folder.write_status(state, name=config.name, message=message)
-    except ZerosegError as other:
-        _log.warning("%s", other)
+        return work.go()
+    except ZerosegError:
+        if not resume and not work.has_begun:
+            folder.forget()  # refused before anything began: nothing in it is worth keeping
+        raise
 
 
 def _opened(
@@ -118,43 +104,96 @@ def _opened(
     return folder, TrainingConfig.read(folder.config)
 
 
-class _Run:
-    """What all parts of a run share."""
+class Work:
+    """A run in this process, from its data to the model in the list.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    config : TrainingConfig
+    listener, control, cancel
+        As for :func:`train`; only the process that leads calls and looks at them.
+    processes : Processes
+        Who share the work; all of them do the same.
+    """
 
     def __init__(
-        self, folder: RunFolder, config: TrainingConfig, events: Events, control: Control, cancel: CancelToken | None
+        self,
+        folder: RunFolder,
+        config: TrainingConfig,
+        listener: Listener | None = None,
+        control: Callable[[Control], None] | None = None,
+        cancel: CancelToken | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.folder = folder
         self.config = config
-        self.events = events
-        self._control = control
+        self.events: Events = Unheard()
+        self.processes = processes
+        self._listener = listener
+        self._steered_by = control
+        self._control: Control | None = None
         self._cancel = cancel
-        self._started = time.monotonic()
         self.has_begun = False
         """Whether data and base were found good and work began."""
 
     def go(self) -> TrainedModel:
-        """Everything in order."""
-        config = self.config
-        check_name(config.name)
-        if config.tensorboard:
-            check_available()
-        data = TrainingData(config)
-        check_enough(data, config)
-        split = split_for(data, config)
+        """All of it, told and kept in the run's folder by the process that leads."""
+        if not self.processes.leads:
+            return self._go()
+        board = Board(self.folder.path) if self.config.tensorboard else None
+        self.events = Events(self.folder.events, *(one for one in (self._listener, board) if one is not None))
+        with (
+            only_run_on(self.folder.path),
+            contextlib.closing(board) if board is not None else contextlib.nullcontext(),
+        ):
+            self._control = Control(self.folder.control)
+            if self._steered_by is not None:
+                self._steered_by(self._control)
+            self.folder.write_status("running", name=self.config.name)
+            try:
+                return self._go()
+            except BaseException as error:
+                self._tell_end(error)
+                raise
+
+    def _tell_end(self, error: BaseException) -> None:
+        """Leave word of how the run ended; the error itself goes on to the caller."""
+        stopped = isinstance(error, (CancelledError, KeyboardInterrupt))
+        state = "stopped" if stopped else "failed"
+        message = str(error) if isinstance(error, ZerosegError) else f"{type(error).__name__}: {error}"
+        self.events(state, message=message, kind=type(error).__name__, out_of_memory=isinstance(error, MemoryError))
+        try:
+            self.folder.write_status(state, name=self.config.name, message=message)
+        except ZerosegError as other:
+            _log.warning("%s", other)
+
+    def _go(self) -> TrainedModel:
+        together = self.processes.together
+        config = self.processes.placed(self.config)
+        data, split = together(partial(self._looked_at, config))
         # torch comes here, when everything that needs none has been seen to be right
         from napari_zeroseg.training.fitting import Fitting
 
         turns = folds(data, config, split)
         if turns and config.minutes is not None:
             config = replace(config, minutes=config.minutes / (len(turns) + 1))
-        first = Fitting(self, config, data, split, final=bool(turns))
+        first = together(lambda: Fitting(self, config, data, split, final=bool(turns)))
         self._begin(data, split, bool(turns))
         fitted = first.go()
-        turned = [
-            Fitting(self, config, data, turn, fold=number, steps=fitted.steps).go() for number, turn in enumerate(turns)
-        ]
-        return self._finish(data, split, fitted, turned)
+        turned = []
+        for number, turn in enumerate(turns):
+            made = partial(Fitting, self, config, data, turn, fold=number, steps=fitted.steps)
+            turned.append(together(made).go())
+        return self.processes.lead(lambda: self._finish(data, split, fitted, turned))
+
+    def _looked_at(self, config: TrainingConfig) -> tuple[TrainingData, Split]:
+        check_name(config.name)
+        if config.tensorboard:
+            check_available()
+        data = TrainingData(config)
+        check_enough(data, config)
+        return data, split_for(data, config)
 
     def _begin(self, data: TrainingData, split: Split, in_turn: bool) -> None:
         """Tell where the run is and what it learns from, now that nothing of it can be refused any more."""
@@ -173,6 +212,7 @@ class _Run:
         ------
         StoppedError
         """
+        assert self._control is not None
         self._control.wait(self._paused)
         if self._control.stopped or (self._cancel is not None and self._cancel.cancelled):
             raise StoppedError("Stopped. What was learnt is kept: go on with --resume.")

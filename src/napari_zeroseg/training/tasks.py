@@ -20,6 +20,7 @@ from napari_zeroseg.training.decoding import Prompter, TrainableDecoding
 from napari_zeroseg.training.losses import iou_loss, mask_loss
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, Seen, far, near, prompt_on
+from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.prompts import draw, usable
 
 NEAR_SHARE = 2 / 3
@@ -57,7 +58,7 @@ class Task(Protocol):
         ...
 
     def step(self, number: int) -> float:
-        """Add the gradients of one step's units and return their mean loss."""
+        """Add the gradients of this process's share of a step's units and return their part of the mean loss."""
         ...
 
     def trained(self) -> Iterable[nn.Module]:
@@ -75,6 +76,8 @@ class MaskTask:
     patches : Patches
     objects : sequence of TrainingObject
     store : EmbeddingStore
+    processes : Processes
+        Who share the chunks of a step.
     """
 
     def __init__(
@@ -84,7 +87,9 @@ class MaskTask:
         patches: Patches,
         objects: Sequence[TrainingObject],
         store: EmbeddingStore,
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self._config = config
         self._network = network
         self._patches = patches
@@ -108,7 +113,7 @@ class MaskTask:
         """Learn the objects of step `number`, counted over all epochs."""
         chunks = self._of_step(number)
         count = sum(len(chunk.objects) for chunk in chunks)
-        return sum(self._learn(chunk, count) for chunk in chunks) / count
+        return sum(self._learn(chunk, count) for chunk in self._processes.share(chunks)) / count
 
     def _of_step(self, number: int) -> list[Chunk]:
         epoch, place = divmod(number, self.steps())
@@ -234,6 +239,8 @@ class ClassTask:
     side : int
         Of the windows.
     planes : sequence of int
+    processes : Processes
+        Who share the windows of a step.
     """
 
     def __init__(
@@ -245,7 +252,9 @@ class ClassTask:
         head: ClassHead,
         side: int,
         planes: Sequence[int],
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self._config = config
         self._network = network
         self._patches = patches
@@ -268,7 +277,7 @@ class ClassTask:
         """Learn the windows of step `number`, counted over all epochs."""
         total = 0.0
         device = self._network.model.device
-        for place in range(number * CLASS_BATCH, (number + 1) * CLASS_BATCH):
+        for place in self._processes.share(range(number * CLASS_BATCH, (number + 1) * CLASS_BATCH)):
             epoch, index = divmod(place, len(self.windows))
             rng = np.random.default_rng([self._config.seed, 3, epoch])
             plane, field = self.windows[rng.permutation(len(self.windows))[index]]

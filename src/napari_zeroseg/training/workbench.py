@@ -15,6 +15,7 @@ from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.loop import steps_of
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, far, near
+from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.split import Split, objects_of
 from napari_zeroseg.training.tasks import ClassTask, MaskTask, Task
 
@@ -29,9 +30,19 @@ class Workbench:
     split : Split
     everything : bool
         Whether to learn from all objects, since other fits give the figures.
+    processes : Processes
+        Who share each step.
     """
 
-    def __init__(self, config: TrainingConfig, data: TrainingData, split: Split, everything: bool = False) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: TrainingData,
+        split: Split,
+        everything: bool = False,
+        processes: Processes = ALONE,
+    ) -> None:
+        self._processes = processes
         self.config, self.data, self.split = config, data, split
         self.network = Network(config)
         settings = Settings.from_environment()
@@ -109,7 +120,9 @@ class Workbench:
         tasks: dict[str, Task] = {}
         config, network = self.config, self.network
         if config.trains_masks:
-            tasks["masks"] = MaskTask(config, network, self.patches, self.objects, self.store)
+            tasks["masks"] = MaskTask(config, network, self.patches, self.objects, self.store, self._processes)
         if self.head is not None:
-            tasks["class"] = ClassTask(config, network, self.patches, self.store, self.head, self.side, planes)
+            tasks["class"] = ClassTask(
+                config, network, self.patches, self.store, self.head, self.side, planes, self._processes
+            )
         return tasks
