@@ -1,4 +1,4 @@
-"""Several processes that share a run, really started: they learn what one learns, and pause, stop and go on together."""
+"""Several processes that share a run, really started: they learn what one learns, pause, stop and go on together."""
 
 from __future__ import annotations
 
