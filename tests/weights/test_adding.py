@@ -199,6 +199,27 @@ class TestWhose:
         assert (weights.folder / "vocab.json").is_file()
         assert verify("clipseg_rd16").ok
 
+    def test_a_folder_without_its_vocabulary_says_what_is_missing(self, specs, tmp_path):
+        names = ("decoder.reduces.0.weight", "decoder.film_mul.weight", "decoder.transposed_convolution.weight")
+        for number, channels in enumerate((16, 64)):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            save_file({name: torch.zeros(channels, 4) for name in names}, folder / "model.safetensors")
+        folder = tmp_path / "0"
+        with pytest.raises(WeightsError, match=r"lacks config\.json, vocab\.json, merges\.txt, without which"):
+            adding.add_checkpoint(folder, specs)
+        for name in ("config.json", "vocab.json"):
+            (folder / name).write_text("{}")
+        with pytest.raises(
+            WeightsError, match=r"lacks merges\.txt.* get them from https://.*clipseg-rd16.*merges\.txt"
+        ):
+            adding.add_checkpoint(folder, specs)
+        assert find_model("clipseg_rd16").state != "ready"
+        (folder / "tokenizer.json").write_text("{}")  # the same in one file
+        assert adding.add_checkpoint(folder, specs) == "clipseg_rd16"
+        # the vocabulary is the same for all of the family, and one of them has it now
+        assert adding.add_checkpoint(tmp_path / "1", specs) == "clipseg_rd64"
+
 
 @pytest.mark.slow
 def test_pa_sams_decoder_is_joined_with_its_sam(tmp_path):

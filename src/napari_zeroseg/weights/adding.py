@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from napari_zeroseg.errors import UnknownModelError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, model_folder
 from napari_zeroseg.weights.download import one_at_a_time
 from napari_zeroseg.weights.folder import check_family, locate, megabytes
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from napari_zeroseg.catalogue import ModelSpec
 
 _log = logging.getLogger(__name__)
+
+_WORDS = ("vocab.json", "merges.txt")
+_WHOLE_TOKENIZER = "tokenizer.json"
+"""Instead of the two."""
 
 Specs = Mapping[str, "ModelSpec"]
 Check = Callable[["ModelSpec", Weights], None]
@@ -90,7 +95,8 @@ def add_checkpoint(
     Raises
     ------
     WeightsError
-        If the file is missing, damaged, unsafe or another model's, or it cannot be told whose it is.
+        If the file is missing, damaged, unsafe or another model's, it cannot be told whose it is, or a folder of a
+        model of words lacks its vocabulary.
     UnknownModelError
         If there is no model `key`.
     WriteError
@@ -106,6 +112,8 @@ def add_checkpoint(
         )
     base = _decided(file, weights, specs, key)
     check_family(base, weights)
+    if Path(path).expanduser().is_dir():
+        _check_words(base, file, specs)
     listed = _free_name(base, weights, specs, name)
     if check is not None:
         check(base, weights)
@@ -189,6 +197,29 @@ def _card(base: ModelSpec, key: str, file: Path, weights: Weights, origin: str) 
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         companions={path.name: hash_again(path) for path in _companions(file)},
     )
+
+
+def _check_words(base: ModelSpec, file: Path, specs: Specs) -> None:
+    """Refuse a folder of a model of words without its vocabulary, unless another model of its family has it here."""
+    sources = specs.get(base.base, base).sources
+    source = next((one for one in sources if set(_WORDS) & set(one.companions)), None)
+    family = [found.path for spec in specs.values() if spec.family == base.family and (found := locate(spec))]
+    if source is None or any(_lost_words(path) == () for path in family):
+        return
+    lost = _lost_words(file)
+    if lost:
+        places = ", ".join(filter(None, (source.url(Settings.from_environment(), name) for name in lost)))
+        raise WeightsError(
+            f"{file.parent} lacks {', '.join(lost)}, without which {base.title} reads no text: get them from "
+            f"{places or base.homepage or 'its publisher'}, put them there, and add the folder again."
+        )
+
+
+def _lost_words(file: Path) -> tuple[str, ...]:
+    """Which files a tokenizer lacks beside weights."""
+    there = {path.name for path in _companions(file)}
+    lost = [name for name in _WORDS if name not in there]
+    return () if not lost or _WHOLE_TOKENIZER in there else (*(() if there else ("config.json",)), *lost)
 
 
 def _companions(file: Path) -> list[Path]:
