@@ -37,7 +37,7 @@ def short(stack: Stack) -> Callable[..., TrainingConfig]:
             "device": "cpu",
             "precision": "float32",
         }
-        return TrainingConfig("mine", pairs, **(values | settings))  # type: ignore[arg-type]
+        return TrainingConfig(**({"name": "mine", "pairs": pairs} | values | settings))  # type: ignore[arg-type]
 
     return make
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from safetensors.torch import load_file
 import napari_zeroseg as zs
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
-from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training import patches
+from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.events import Control
 from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
 from napari_zeroseg.training.loop import read_state
@@ -74,27 +77,79 @@ def test_a_stopped_run_goes_on_bit_by_bit(short: Short, tmp_path: Path) -> None:
     from napari_zeroseg.registry import remove_model
 
     remove_model("mine")
+    folder = _stop_after(2, config, tmp_path / "parted")
+    train(folder.path, resume=True)
+    _assert_equal_to_the_bit(tmp_path / "whole", tmp_path / "parted")
+
+
+def _stop_after(steps: int, config: TrainingConfig, path: Path) -> RunFolder:
+    """A run that was stopped after so many steps."""
     controls: list[Control] = []
 
-    def stop_after_two(event: dict[str, Any]) -> None:
-        if event["event"] == "step" and event["step"] == 2:
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == steps:
             controls[0].tell("stop")
 
     with pytest.raises(StoppedError, match="go on"):
-        train(config, out=tmp_path / "parted", listener=stop_after_two, control=controls.append)
-    folder = RunFolder(tmp_path / "parted")
+        train(config, out=path, listener=listen, control=controls.append)
+    folder = RunFolder(path)
     assert folder.status()["state"] == "stopped"
-    assert read_state(folder.last)["trainer"]["done"] == 2
-    train(folder.path, resume=True)
-    whole, parted = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "parted"))
+    assert read_state(folder.last)["trainer"]["done"] == steps
+    return folder
+
+
+def _assert_equal_to_the_bit(*paths: Path) -> None:
+    whole, parted = (load_file(path / "best.safetensors") for path in paths)
     assert whole.keys() == parted.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parted[name]), name
-    one, other = (read_state(tmp_path / name / "last.pt")["trainer"] for name in ("whole", "parted"))
+    one, other = (read_state(path / "last.pt")["trainer"] for path in paths)
     for name, tensor in one["parameters"].items():
         assert torch.equal(tensor, other["parameters"][name]), name
     moments, others = one["optimizer"]["state"], other["optimizer"]["state"]
     assert all(torch.equal(moments[i]["exp_avg_sq"], others[i]["exp_avg_sq"]) for i in moments)
+
+
+@pytest.mark.slow
+def test_a_run_whose_variants_are_forgotten_goes_on_bit_by_bit(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for all variants, with room for one, and stopped in between: the same weights."""
+    config = short(variants=3, epochs=2, batch=6, prompts={"box": 1})
+    train(replace(config, name="roomy"), out=tmp_path / "roomy")
+    made: Counter[str] = Counter()
+    once = patches.varied
+
+    def counted(*given: Any) -> Any:
+        made[str(given[-1].bit_generator.state)] += 1
+        return once(*given)
+
+    monkeypatch.setattr(patches, "varied", counted)
+    monkeypatch.setattr(patches, "_REMEMBERED", 1)
+    folder = _stop_after(2, config, tmp_path / "parted")
+    train(folder.path, resume=True)
+    assert max(made.values()) > 2  # more than once in one of the two parts
+    _assert_equal_to_the_bit(tmp_path / "roomy", folder.path)
+
+
+def test_a_forgotten_variant_is_made_as_it_was(
+    stack: tuple[np.ndarray, np.ndarray], short: Short, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = TrainingData(short(variants=3))
+    windows = [patches.near(data, one) for one in data.objects[:2]]
+    first, second = (patches.Patch(one.plane, window, 2) for one, window in zip(data.objects, windows, strict=False))
+    kept = patches.Patches(data, seed=3)
+    before = kept.see(first)
+    kept.see(second)
+    assert kept.see(first) is before
+    monkeypatch.setattr(patches, "_REMEMBERED", before.size)
+    few = patches.Patches(data, seed=3)
+    few.see(first)
+    few.see(second)
+    again = few.see(first)
+    assert again is not before
+    np.testing.assert_array_equal(again.picture, before.picture)
+    np.testing.assert_array_equal(again.objects, before.objects)
 
 
 @pytest.mark.slow
@@ -140,6 +195,30 @@ def test_encoders_learn_too(short: Short, what: str) -> None:
     before, after = (np.asarray(one.encode(picture).tensors["image"]) for one in (base, model))
     assert 1e-6 < np.abs(before - after).mean() < 0.5
     assert trained.card["settings"]["what"] == what
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_everything_learns_and_goes_on_bit_by_bit(
+    short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    raw, truth = stack
+    pairs = ((raw[:2], truth[:2]), TrainingPair(raw[4:], truth[4:], role="validation"))
+    config = short(what="all", prompts={"box": 1}, pairs=pairs)
+    train(replace(config, name="whole"), out=tmp_path / "whole")
+    folder = _stop_after(1, config, tmp_path / "parted")
+    trained = train(folder.path, resume=True)
+    _assert_equal_to_the_bit(tmp_path / "whole", folder.path)
+    learnt = load_file(folder.best)
+    network = Network(TrainingConfig("a", (("x", "y"),), device="cpu", precision="float32"))
+    encoder = [name for name in learnt if name.startswith("image_encoder.")]
+    assert {name.split(".")[1] for name in encoder} == {"patch_embed", "layers", "neck"}
+    changed = [name for name in encoder if not torch.equal(learnt[name], network.base_tensors[name].float())]
+    assert len(changed) == len(encoder)
+    model = trained.load(device="cpu", precision="float32")
+    (prediction,) = zs.View(model, raw[4]).predict([zs.Prompt(box=_box(truth[4] == truth[4].max()))])
+    drawn, true = prediction.mask, truth[4] == truth[4].max()
+    assert (drawn & true).sum() / (drawn | true).sum() > 0.3
 
 
 def test_what_is_computed_again_is_the_same() -> None:
