@@ -143,3 +143,14 @@ def test_what_fits_is_measured_in_a_child(open_dock, qtbot):
 
 def test_bases_are_those_that_training_knows():
     assert {name.rpartition(":")[2] for name in networks._NETWORKS} == set(TRAINABLE)
+
+
+@pytest.mark.slow
+def test_more_gpus_than_there_are_is_one_sentence(open_dock, qtbot):
+    dock = open_dock()
+    dock.session.set_choices(preset="")  # the one of these tests takes the processor
+    validate_on_another_picture(dock)
+    dock.more.processes.setValue(64)
+    dock.train.click()
+    qtbot.waitUntil(lambda: "64 processes take a GPU each, and torch finds" in text(dock), timeout=PATIENCE)
+    assert states() == {"my-mito": "failed"}

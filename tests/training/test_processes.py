@@ -21,6 +21,7 @@ from napari_zeroseg.errors import DeviceMemoryError, InputError, ReadError
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.events import Control
 from napari_zeroseg.training.folder import RunFolder, new_run
+from napari_zeroseg.training.launch import check_devices
 from napari_zeroseg.training.loop import read_state
 from napari_zeroseg.training.processes import ALONE, error_of
 from napari_zeroseg.training.run import StoppedError, train
@@ -95,6 +96,12 @@ def test_they_pause_stop_and_go_on_together(short: Short, tmp_path: Path) -> Non
         assert torch.equal(tensor, parted[name]), name
 
 
+def _members() -> list[psutil.Process]:
+    """Processes of runs that this one has started, launchers included."""
+    children = psutil.Process().children(recursive=True)
+    return [one for one in children if one.status() != "zombie" and "napari_zeroseg.training.member" in one.cmdline()]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a process is ended otherwise there")
 def test_one_that_is_killed_ends_all_and_the_run_goes_on(short: Short, tmp_path: Path) -> None:
@@ -103,18 +110,13 @@ def test_one_that_is_killed_ends_all_and_the_run_goes_on(short: Short, tmp_path:
 
     def kill_the_second(event: dict[str, Any]) -> None:
         if event["event"] == "saved" and event["step"] == 2:
-            members = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "napari_zeroseg.training.member" in child.cmdline() and child.environ().get("RANK") == "1"
-            ]
-            lost.extend(child.pid for child in members)
+            lost.extend(child.pid for child in _members() if child.environ().get("RANK") == "1")
             os.kill(lost[0], signal.SIGKILL)
 
     with pytest.raises(zs.ZerosegError, match="--resume goes on"):
         train(folder.path, resume=True, listener=kill_the_second)
     assert lost
-    assert not [child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
+    assert not _members()
     assert folder.status()["state"] == "killed"
     assert train(folder.path, resume=True).key == "mine"
 
@@ -130,8 +132,12 @@ def test_what_cannot_be_had_is_said_before_anything_starts(
     short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match="torch finds one GPU here: ask for 1"):
+    with pytest.raises(InputError, match="'cuda:0' names one"):
+        check_devices(short(processes=2, device="cuda:0"))
+    with pytest.raises(InputError, match="torch finds one CUDA GPU here: ask for 1"):
         train(short(processes=2, device="auto"), out=tmp_path / "a")
+    with pytest.raises(InputError, match="want a core each"):
+        train(short(processes=4096), out=tmp_path / "a")
     with pytest.raises(InputError, match="whole number"):
         short(processes=1.5)
     with pytest.raises(InputError, match="at least 1"):

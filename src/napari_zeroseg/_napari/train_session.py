@@ -82,6 +82,7 @@ class TrainChoices:
     recompute: bool = False
     tensorboard: bool = False
     seed: int = 0
+    processes: int = 1
     prompts: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_PROMPTS))
     preset: str = ""
 
@@ -98,7 +99,7 @@ class TrainChoices:
             name: getattr(self, name)
             for name in (
                 *("base", "what", "labels_are", "loss", "learning_rate", "patience"),
-                *("recompute", "tensorboard", "seed"),
+                *("recompute", "tensorboard", "seed", "processes"),
             )
         }
         values["minutes"] = self.minutes or None

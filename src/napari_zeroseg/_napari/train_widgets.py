@@ -131,6 +131,9 @@ class MoreChoices(QWidget):
         self.seed = QSpinBox()
         self.seed.setRange(0, 2**31 - 1)
         self.seed.setToolTip("Of everything random")
+        self.processes = QSpinBox()
+        self.processes.setRange(1, 64)
+        self.processes.setToolTip("How many GPUs share each step; more than one need the extra multi-gpu")
         self.prompts = {
             kind: number(0, 100, "How often it is simulated, relative to the others; 0 for never")
             for kind in PROMPT_KINDS
@@ -147,6 +150,7 @@ class MoreChoices(QWidget):
                 ("Rate", self.rate),
                 ("Stop early", self.patience),
                 ("Seed", self.seed),
+                ("GPUs", self.processes),
                 ("", self.recompute),
                 ("", self.tensorboard),
             )
@@ -167,6 +171,7 @@ class MoreChoices(QWidget):
             (self.recompute, "toggled", "recompute"),
             (self.tensorboard, "toggled", "tensorboard"),
             (self.seed, "valueChanged", "seed"),
+            (self.processes, "valueChanged", "processes"),
         ):
             getattr(widget, signal).connect(partial(self.changed.emit, name))
         for box in self.prompts.values():
@@ -184,7 +189,7 @@ class MoreChoices(QWidget):
             check.setChecked(on)
             check.blockSignals(False)
         boxes: list[tuple[Any, float]] = [(self.rate, choices.learning_rate), (self.seed, choices.seed)]
-        boxes.append((self.patience, choices.patience))
+        boxes += [(self.patience, choices.patience), (self.processes, choices.processes)]
         boxes += [(box, choices.prompts.get(kind, 0)) for kind, box in self.prompts.items()]
         for box, value in boxes:
             box.blockSignals(True)

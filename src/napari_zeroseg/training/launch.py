@@ -51,6 +51,9 @@ def check_devices(config: TrainingConfig) -> None:
 
     resolve_device(config.device)
     if shares_processor(config.device):
+        cores = os.cpu_count() or 1
+        if wanted > cores:
+            raise InputError(f"{wanted} processes want a core each, and there are {cores} here: ask for fewer.")
         return
     if ":" in config.device:
         raise InputError(
@@ -58,7 +61,7 @@ def check_devices(config: TrainingConfig) -> None:
         )
     found = torch.cuda.device_count()
     if found < wanted:
-        there = "no GPU" if not found else "one GPU" if found == 1 else f"{found} GPUs"
+        there = "no CUDA GPU" if not found else "one CUDA GPU" if found == 1 else f"{found} CUDA GPUs"
         raise InputError(
             f"{wanted} processes take a GPU each, and torch finds {there} here: ask for {max(1, found)}, or choose cpu "
             "as device to let the processes share the processor."
@@ -102,7 +105,11 @@ class Launch:
         ZerosegError
             What they failed with; or, if they ended without a word, where to look.
         """
-        check_devices(self.config)
+        try:
+            check_devices(self.config)
+        except ZerosegError as error:
+            self.folder.write_status("failed", name=self.config.name, message=str(error))
+            raise
         with self._started() as child:
             assert child.stdin is not None
             steering = _Steering(child.stdin)

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from napari_zeroseg.errors import ZerosegError
@@ -39,8 +40,9 @@ def main(path: str) -> int:
 
 
 def _tell(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+    with suppress(OSError):  # whoever started the run has gone; the end of the standard input says so
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
 
 
 def _listen(control: Control) -> None:
