@@ -155,6 +155,25 @@ def report(name: str, ways: dict, told: dict, middle: int, planes: range) -> Non
     rows.append([name, "all", str(len(scores["copy"])), *(f"{np.mean(v):.3f}" for v in scores.values()), *[""] * 5])
     head = ["block", "distance", "objects", *ways, "lost", "gone", "drawn by box only", "drawn by propagate", "merged"]
     print(table(head, rows), flush=True)
+    since = planes_since_gone(told, middle)
+    rows = []
+    for count in sorted(set(since.values())):
+        keys = [key for key, planes in since.items() if planes == count]
+        drawn = [sum(bool((ways[way][plane] == n).any()) for plane, n in keys) for way in ("box only", "propagate")]
+        rows.append([name, str(count), str(len(keys)), *map(str, drawn)])
+    print(table(["block", "planes since gone", "objects", "drawn by box only", "drawn by propagate"], rows), flush=True)
+
+
+def planes_since_gone(told: dict, middle: int) -> dict[tuple[int, int], int]:
+    """For each plane and object that is gone there: how many planes on end it has been gone, this one included."""
+    since = {}
+    for plane, n in told:
+        count, at, step = 0, plane, 1 if plane > middle else -1
+        while isinstance(told.get((at, n)), str) and told[at, n] == "gone":
+            count, at = count + 1, at - step
+        if count:
+            since[plane, n] = count
+    return since
 
 
 def report_certainty(run, labels: dict, told: dict) -> None:
