@@ -212,7 +212,7 @@ class Output:
             yield
             return
         places = [*(moved(patch, target.pixel_map, own.shape) for patch in patches), *earlier]
-        rows, columns = (_span(place[axis] for place in places) for axis in (0, 1))
+        rows, columns = _span(place[0] for place in places), _span(place[1] for place in places)
         before = np.array(self._read(own, rows, columns))
         held = _Held(rows.start, columns.start, before.copy())
         self._held = held
