@@ -322,7 +322,7 @@ class TestSearch:
 
         with pytest.raises(CancelledError):
             segment_everything(model, stack[0][0], OPTIONS, cancel=token, progress=stop)
-        assert asked == [16]
+        assert asked == [model.prompts_at_once]
 
     def test_a_model_for_boxes_alone_says_so(self, model, stack):
         from dataclasses import replace

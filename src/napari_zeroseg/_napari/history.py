@@ -35,7 +35,7 @@ def is_same(one: EditRef | None, other: EditRef | None) -> bool:
     return one is not None and other is not None and one() is not None and one() is other()
 
 
-def set_box(layer: Labels, box: tuple[int | slice, ...], mask: NDArray[np.bool_], label: int) -> None:
+def set_box(layer: Labels, box: tuple[int | slice, ...], mask: NDArray[np.bool_], label: int | NDArray[Any]) -> None:
     """Give the pixels of a box of the data a label, as one edit that napari can undo; the layer is not drawn anew.
 
     ``data_setitem`` takes and remembers a coordinate for each pixel and axis; a box costs its pixels only.
@@ -48,7 +48,7 @@ def set_box(layer: Labels, box: tuple[int | slice, ...], mask: NDArray[np.bool_]
         A place along each axis, a slice along two.
     mask : (h, w) bool array
         Where in the box.
-    label : int
+    label : int or (h, w) array
     """
     before = np.array(layer.data[box])
     after = before.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -115,17 +116,22 @@ class Ledger:
         assert output is not None
         labels, largest = _labels_for(finished, output), output.largest
         target, many = output.target(plane, self._workspace.viewer.dims), len(finished) > _FEW
-        with output.layer.block_history():
+        earlier = [_earlier(done.marks) for done in finished]
+        told = [patch for patch in earlier if patch is not None]
+        with (
+            output.layer.block_history(),
+            output.together([done.patch for done in finished], told, target) if many else nullcontext(),
+        ):
             written = [
                 output.write(
                     done.patch,
                     label,
                     policy,
                     target,
-                    earlier=_earlier(done.marks),
+                    earlier=before,
                     is_one_of_many=many,
                 )
-                for done, label in zip(finished, labels, strict=True)
+                for done, label, before in zip(finished, labels, earlier, strict=True)
             ]
         if not any(one.pixels for one in written):
             raise InputError(_nothing_written(finished, policy))

@@ -84,15 +84,7 @@ def segment_everything(
     check_takes_points(model)
     view = picture if isinstance(picture, View) else _view(model, picture)
     windows = windows_of(view.shape, options)
-    total = sum(len(window.points) for window in windows)
-    done = 0
-
-    def tick(clicks: int) -> None:
-        nonlocal done
-        done += clicks
-        if progress is not None:
-            progress(done, total)
-
+    tick = _counting(progress, sum(len(window.points) for window in windows))
     found: list[tuple[Field, Candidate]] = []
     for window in windows:
         found += [(window.field, one) for one in _search(view, window, options, cancel, tick)]
@@ -103,6 +95,19 @@ def segment_everything(
         alike = max(options.box_nms_thresh, options.crop_nms_thresh)
         masks = without_small_regions(masks, options.min_mask_region_area, alike)
     return masks
+
+
+def _counting(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    """What adds clicks up and tells how many of all have been answered."""
+    done = 0
+
+    def tick(clicks: int) -> None:
+        nonlocal done
+        done += clicks
+        if progress is not None:
+            progress(done, total)
+
+    return tick
 
 
 def check_takes_points(model: Segmenter) -> None:

@@ -125,8 +125,7 @@ def fit_condition(
         If the device's memory is not enough.
     """
     options = options or FitOptions()
-    device = model.device
-    condition = torch.tensor(start, device=device, requires_grad=True)
+    condition = torch.tensor(start, device=model.device, requires_grad=True)
     rate = options.rate * max(float(np.sqrt(np.mean(np.square(start)))), 1e-6)
     optimizer = torch.optim.AdamW([condition], rate)
     order = torch.Generator().manual_seed(options.seed)
@@ -138,14 +137,10 @@ def fit_condition(
         for chosen in torch.randperm(len(embeddings), generator=order).split(options.batch):
             if cancel is not None:
                 cancel.raise_if_cancelled()
-            activations = torch.stack([model.activations_of(embeddings[i]) for i in chosen.tolist()], 1)
-            wanted = torch.stack([targets[i] for i in chosen.tolist()]).to(device)
-            with memory_watched(device, "teaching a word"), torch.enable_grad():
-                logits = model.network.decode(activations, condition.expand(len(chosen), -1))
-                loss = _loss(logits, wanted)
-                (condition.grad,) = torch.autograd.grad(loss, [condition])
+            several = [embeddings[i] for i in chosen.tolist()]
+            loss, condition.grad = _gradient(model, several, [targets[i] for i in chosen.tolist()], condition)
             optimizer.step()
-            total += float(loss.detach()) * len(chosen) / len(embeddings)
+            total += loss * len(chosen) / len(embeddings)
             taken, since = taken + 1, since + 1
             if progress is not None:
                 progress(taken, options.steps)
@@ -153,6 +148,18 @@ def fit_condition(
         if total < lowest * 0.999:
             best, lowest, since = before if len(embeddings) <= options.batch else condition.detach().clone(), total, 0
     return Fit(best.cpu().numpy(), losses, taken)
+
+
+def _gradient(
+    model: ClipSegSegmenter, embeddings: Sequence[Embedding], targets: Sequence[Tensor], condition: Tensor
+) -> tuple[float, Tensor]:
+    """The loss over a few pictures, and its gradient with respect to the condition."""
+    activations = torch.stack([model.activations_of(embedding) for embedding in embeddings], 1)
+    wanted = torch.stack(list(targets)).to(model.device)
+    with memory_watched(model.device, "teaching a word"), torch.enable_grad():
+        loss = _loss(model.network.decode(activations, condition.expand(len(embeddings), -1)), wanted)
+        (gradient,) = torch.autograd.grad(loss, [condition])
+    return float(loss.detach()), gradient
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
