@@ -93,7 +93,7 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="of --text: the model that reads, while --model draws (default: clipseg_rd64; none if --model reads)",
     )
-    what.add_argument("--classes", action="store_true", help="write the number of the phrase or class for each pixel")
+    what.add_argument("--classes", action="store_true", help="write for each pixel the number of the phrase or class")
 
 
 def wants_finding(options: argparse.Namespace) -> bool:
@@ -193,6 +193,8 @@ def _check_belongs(options: argparse.Namespace) -> None:
 def check_stands_alone(options: argparse.Namespace) -> None:
     """Options of finding are a mistake where nothing is found by words or likeness."""
     for name in _BELONGS:
+        if name == "classes" and options.boxes is not None:
+            continue  # those of the boxes
         if name != "points_per_side" and getattr(options, name) not in (None, False):
             options.complain(f"--{name.replace('_', '-')} is for {_named(_BELONGS[name])}: add that, or leave it out")
 
