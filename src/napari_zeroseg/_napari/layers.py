@@ -163,8 +163,8 @@ class ShownPlane:
         return np.asarray(seen[list(other.axes)])
 
 
-def shown_plane(layer: Layer, dims: Dims) -> ShownPlane:
-    """Find the plane of an image or labels layer that is on the screen.
+def shown_plane(layer: Layer, dims: Dims, *, nearest: bool = False) -> ShownPlane:
+    """Find the plane of an image or labels layer that is on the screen; if `nearest`, else the one next to it.
 
     Raises
     ------
@@ -194,6 +194,8 @@ def shown_plane(layer: Layer, dims: Dims) -> ShownPlane:
     index = [0] * ndim
     for axis in others:
         index[axis] = int(np.floor(own[axis] + 0.5))
+        if nearest:
+            index[axis] = min(max(index[axis], 0), shape[axis] - 1)
         if not 0 <= index[axis] < shape[axis]:
             raise InputError(f"'{layer.name}' has no plane here: move the slider until it is seen.")
     steps = tuple(float(step) for _, _, step in dims.range)

@@ -177,11 +177,12 @@ class HeatWriter:
         datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
         window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
         channels = [{"label": phrase, "color": "FFFFFF", "active": True, "window": window} for phrase in phrases]
-        group.attrs["ome"] = {
+        about: dict[str, Any] = {
             "version": "0.5",
             "multiscales": [{"name": "heat", "axes": axes, "datasets": datasets}],
             "omero": {"channels": channels},
         }
+        group.attrs["ome"] = about
 
     def _about(self) -> dict[str, Any]:
         try:
