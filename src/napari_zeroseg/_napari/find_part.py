@@ -80,7 +80,7 @@ class FindPart(QWidget):
 
     def _find(self) -> None:
         session, choices = self._session, self._session.choices
-        there = pairs(session.viewer, session.image, session.labels)
+        there = list(pairs(session.viewer, session.image, session.labels))
         pair = choices.examples if choices.examples in there else None
         session.finder.find(choices.find_on_range, choices.like, pair)
 
