@@ -61,6 +61,8 @@ def test_what_looks_like_the_objects_of_another_image(bench):
             found[one.patch[0], one.patch[1]] |= one.patch[2]
     assert iou(found, truth[1] > 0) > 0.3
     qtbot.waitUntil(dock.proposals.accept.isEnabled, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: shared_queue().is_idle, timeout=PATIENCE)
+    qtbot.wait(60)  # until the labels are counted, and the window has heard of it
     dock.proposals.accept.click()
     qtbot.waitUntil(lambda: dock.session.labels is not None and dock.session.labels.data.any(), timeout=PATIENCE)
     assert dock.session.labels.data.shape == (1, 256, 256)  # made for it
