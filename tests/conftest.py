@@ -90,3 +90,32 @@ def clip_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def yolos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector with two classes of its own: its true architecture, with small random weights."""
+    import torch
+    from transformers import YolosConfig, YolosForObjectDetection
+    from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
+
+    torch.manual_seed(5)
+    config = YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=[64, 64],
+        patch_size=16,
+        num_detection_tokens=6,
+        id2label={0: "cell", 1: "nucleus"},
+        label2id={"cell": 0, "nucleus": 1},
+    )
+    folder = tmp_path_factory.mktemp("yolos")
+    model = YolosForObjectDetection(config)
+    layers = [layer for head in (model.class_labels_classifier, model.bbox_predictor) for layer in head.layers]
+    for tensor in (model.vit.embeddings.detection_tokens, *(layer.weight for layer in layers)):
+        torch.nn.init.normal_(tensor, std=0.3)  # so that both classes are found, in several places
+    model.save_pretrained(folder)
+    YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return folder

@@ -17,6 +17,7 @@ import numpy as np
 from napari_zeroseg import provenance
 from napari_zeroseg.cascade_ways import FindRun, Found, Sight, Way, labels_of, way_of
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError, WriteError, ZerosegError
+from napari_zeroseg.io.heat_maps import HeatWriter, checked_heat_path
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import checked_target
@@ -55,8 +56,10 @@ def find_file(
     InputError, ReadError, WriteError, WeightsError
     """
     out = checked_target(job.out)
-    sources = [path.expanduser() for path in (job.source, job.like, job.vote) if path is not None]
+    sources = [path.expanduser() for path in (job.source, job.like, job.vote, job.examples) if path is not None]
     _check_apart(out, sources)
+    if job.heat is not None:
+        _check_apart(checked_heat_path(job.heat.expanduser()), [*sources, out])
     with only_run_on(out):
         picture = open_image(sources[0])
         series = picture.planes()
@@ -73,20 +76,40 @@ def find_file(
         settings = _settings(job, model, readers, planes)
         run = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         if out.exists() and not job.overwrite and not is_growing(out):
-            return _there_already(out, run)
-        return _write(job, _writer(job, out, picture, series, run), run, settings, see, planes, way, bar)
+            return _there_already(out, run, job.heat)
+        heat = _heat_writer(job, picture, series, run)
+        return _write(job, _writer(job, out, picture, series, run), heat, run, settings, see, planes, way, bar)
 
 
-def _there_already(out: Path, run: str) -> dict[str, Any]:
+def _there_already(out: Path, run: str, heat: Path | None) -> dict[str, Any]:
     found = provenance.read(out)
     if found.get("run") != run:
         raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
+    if heat is not None and not heat.expanduser().exists():
+        raise WriteError(
+            f"{out} is already there but its heat maps {heat} are not: add --overwrite to make both again."
+        )
     return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
+
+
+def _heat_writer(job: FindRun, picture: Picture, series: Planes, run: str) -> HeatWriter | None:
+    """Take up the maps that a run of the same settings has left."""
+    if job.heat is None:
+        return None
+    path, shape = job.heat.expanduser(), _shape(series)
+    writer = HeatWriter(path, shape, picture.spacing, picture.units, run)
+    if path.exists() and not job.overwrite and not writer.is_begun:
+        raise WriteError(f"{path} is already there: choose another name, or add --overwrite to replace it.")
+    return writer
+
+
+def _shape(series: Planes) -> tuple[int, ...]:
+    return (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
 
 
 def _writer(job: FindRun, out: Path, picture: Picture, series: Planes, run: str) -> LabelsWriter:
     """Take up what a run of the same settings has left; planes of another run go where the user says so."""
-    shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
+    shape = _shape(series)
     try:
         return LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
     except WriteError:
@@ -100,6 +123,7 @@ def _writer(job: FindRun, out: Path, picture: Picture, series: Planes, run: str)
 def _write(
     job: FindRun,
     writer: LabelsWriter,
+    heat: HeatWriter | None,
     run: str,
     settings: dict[str, Any],
     see: Sight,
@@ -108,11 +132,11 @@ def _write(
     bar: Callable[[int, int], Any],
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    done = writer.done
+    done = writer.done if heat is None else writer.done & heat.done
     there = (_kept(writer.folder, plane) for plane in itertools.takewhile(done.__contains__, planes))
     reports = list(itertools.takewhile(lambda report: "fault" not in report, there))
     before = [report["plane"] for report in reports]
-    lowest = 1 if job.like is None else 1 + _highest(labels_of(job.like, see.series))
+    lowest = 1 if job.like is None or job.examples is not None else 1 + _highest(labels_of(job.like, see.series))
     first = max([lowest, *(report["last"] + 1 for report in reports)])
     faults: list[ZerosegError] = []
     try:
@@ -124,6 +148,8 @@ def _write(
                     faults.append(error)
                     found = Found(np.zeros(see.series.plane_shape, np.int32), {"objects": 0, "fault": str(error)})
                 report = {"plane": plane, **found.told, "last": int(found.labels.max())}
+                if heat is not None and found.heat:
+                    heat.write(plane, found.heat)
                 provenance.write_json(_report_file(writer.folder, plane), report)
                 writer.write(plane, found.labels)  # it counts as done when its labels are there
                 first = max(first, report["last"] + 1)
@@ -135,6 +161,8 @@ def _write(
     except BaseException:
         if len(faults) == len(reports):
             writer.discard()  # nothing to take up
+            if heat is not None:
+                heat.forget()
         raise
     objects = sum(report["objects"] for report in reports)
     what = "masks voted" if job.vote is not None else "objects found"
@@ -151,16 +179,21 @@ def _write(
         "finished": provenance.now(),
         **provenance.environment(),
     }
+    if heat is not None:
+        heat.finish()
+        result["heat"] = str(heat.path)
     provenance.prepare(writer.path, result)
     writer.close()
     provenance.commit(writer.path)
+    if heat is not None:
+        heat.forget()
     return result
 
 
 def _write_the_others(job: FindRun, see: Sight, planes: Sequence[int], writer: LabelsWriter) -> None:
     """What the user has labelled on planes that were not searched stays in the result."""
     given = job.like or job.vote
-    if given is None:
+    if given is None or job.examples is not None:
         return
     labels = labels_of(given, see.series)
     for plane in sorted(set(range(len(labels))) - set(planes)):
@@ -198,6 +231,7 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
             ("input", job.source),
             ("like", job.like),
             ("vote", job.vote),
+            ("examples", job.examples),
             ("detector_files", detector),
         )
         if path is not None
@@ -207,6 +241,7 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
         "readers": [getattr(reader, "model_key", type(reader).__name__) for reader in readers],
         "taught": taught,
         "by_class": job.by_class,
+        "heat": job.heat is not None,
         "word": job.word,
         "text": list(job.text),
         "detector": job.detector,

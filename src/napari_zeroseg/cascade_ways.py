@@ -26,7 +26,7 @@ from napari_zeroseg.cascade import (
 from napari_zeroseg.cascade.find import search_planes, taken_of
 from napari_zeroseg.cascade.heat import heat_of, is_taught
 from napari_zeroseg.cascade.search import side_for
-from napari_zeroseg.cascade.shown import Known, learn_from
+from napari_zeroseg.cascade.shown import Known, Shown, learn_from
 from napari_zeroseg.cascade.taught import absent
 from napari_zeroseg.cascade.text import not_read
 from napari_zeroseg.cascade.words import Word, find_word, load_word, taught_words
@@ -36,6 +36,7 @@ from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.picture import Picture
+from napari_zeroseg.io.read import open_image
 from napari_zeroseg.planes import Planes, check_picture
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Patch, Segmenter
@@ -76,6 +77,10 @@ class FindRun:
         A detector's folder or repository: what it finds is drawn; `text` is what it is asked for.
     detector_threshold : float
         Certainty from which its boxes are drawn.
+    heat : Path, optional
+        Where the probabilities of the phrases of `text` go, one channel each.
+    examples : Path, optional
+        The picture that `like` labels, where that is another one than `source`.
     given : sequence of str
         Options of ``zeroseg find`` that the user has set; one that means nothing for these phrases is refused.
     """
@@ -95,15 +100,18 @@ class FindRun:
     overwrite: bool = False
     detector: str | None = None
     detector_threshold: float = 0.3
+    heat: Path | None = None
+    examples: Path | None = None
     given: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Found:
-    """One plane: its labels, and what is told of it."""
+    """One plane: its labels, what is told of it, and how probable each phrase that was read is at each pixel."""
 
     labels: NDArray[Any]
     told: Mapping[str, Any]
+    heat: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Way(Protocol):
@@ -171,6 +179,10 @@ def way_of(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: 
         raise InputError(
             "Give one of what to find: labelled examples, a taught word, phrases, a map to vote on, or a detector."
         )
+    if job.heat is not None and (given != ["text"]):
+        raise InputError("--heat writes how probable phrases are: it goes with --text alone.")
+    if job.examples is not None and job.like is None:
+        raise InputError("--examples is the picture of the labels of --like: give these too, or leave it out.")
     if job.detector is not None:
         return _by_detector(job, load_reader(), model)
     if job.text:
@@ -183,12 +195,11 @@ def way_of(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: 
         if PromptKind.TEXT in model.spec.accepts:
             raise InputError(f"{model.spec.title} reads words as text: give --text {job.word!r} in place of --word.")
         return _by_word(job, load_word(job.word), model)
-    assert job.like is not None
-    return _by_examples(job, labels_of(job.like, see.series), model, see)
+    return _by_examples(job, model, see)
 
 
-def labels_of(path: Path, series: Planes) -> Planes:
-    """Return labels of the same planes as those of a picture.
+def labels_of(path: Path, series: Planes, picture: str = "the picture") -> Planes:
+    """Return labels of the same planes as those of a picture, which the sentence of an error names.
 
     Raises
     ------
@@ -206,13 +217,32 @@ def labels_of(path: Path, series: Planes) -> Planes:
             )
     if len(labels) != len(series) or labels.plane_shape != series.plane_shape:
         raise InputError(
-            f"{path} has {len(labels)} planes of {labels.plane_shape}, but the picture {len(series)} of "
-            f"{series.plane_shape}: give labels of the same planes."
+            f"{path} has {len(labels)} planes of {labels.plane_shape}, but {picture} {len(series)} of "
+            f"{series.plane_shape}: give labels of the same planes (of another picture, for --like, name it by "
+            "--examples)."
         )
     return labels
 
 
-def _by_examples(job: FindRun, labels: Planes, model: Segmenter, see: Sight) -> Way:
+def _by_examples(job: FindRun, model: Segmenter, see: Sight) -> Way:
+    assert job.like is not None
+    shown, labels = see, labels_of(job.like, see.series) if job.examples is None else None
+    if job.examples is not None:
+        other = open_image(job.examples.expanduser())
+        shown = Sight(other.planes(), other, job.contrast, model)
+    given = labels_of(job.like, shown.series, str(job.examples)) if labels is None else labels
+    learnt, side = _learnt(job, given, model, shown, see.series.plane_shape)
+
+    def do(view: View, plane: int, first: int) -> Found:
+        there = np.zeros(view.shape, np.int32) if labels is None else np.asarray(labels.read(plane))
+        queue = search_planes([view], learnt, side, taken_of(there, [view], []), job.similar)
+        return _with(there, queue, first)
+
+    return do
+
+
+def _learnt(job: FindRun, labels: Planes, model: Segmenter, see: Sight, searched: tuple[int, int]) -> tuple[Shown, int]:
+    """What the labelled objects look like, and the side of windows for planes of the shape `searched`."""
     marked = [(plane, label) for plane in range(len(labels)) for label in _present(labels.read(plane))]
     if not marked:
         raise InputError(f"{job.like} holds no label: mark at least one object.")
@@ -221,15 +251,8 @@ def _by_examples(job: FindRun, labels: Planes, model: Segmenter, see: Sight) -> 
     for plane, several in itertools.groupby(marked[:: -(-len(marked) // _EXAMPLES)], key=lambda one: one[0]):
         here, view = np.asarray(labels.read(plane)), see(plane)
         known += [Known.of(Example(here == label, label=1, picture=view), model, [], None) for _, label in several]
-    side = side_for(see.series.plane_shape, [one.patch for one in known], job.similar)
-    learnt = learn_from(known, [], side, None)
-
-    def do(view: View, plane: int, first: int) -> Found:
-        there = np.asarray(labels.read(plane))
-        queue = search_planes([view], learnt, side, taken_of(there, [view], []), job.similar)
-        return _with(there, queue, first)
-
-    return do
+    side = side_for(searched, [one.patch for one in known], job.similar)
+    return learn_from(known, [], side, None), side
 
 
 def _present(labels: NDArray[Any]) -> list[int]:
@@ -270,7 +293,11 @@ def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> 
     mine = {number for number, _ in taught}
     others = [(number, phrase) for number, phrase in enumerate(job.text, 1) if number not in mine]
     if not others:
-        _refuse(job, ("threshold", "without", "template", "text_model"), "all of these words were taught by examples")
+        _refuse(
+            job,
+            ("heat", "threshold", "without", "template", "text_model"),
+            "all of these words were taught by examples",
+        )
     if not taught:
         _refuse(job, ("certainty",), f"none of these words was taught to {model.spec.title}")
     reader = _reader_for([phrase for _, phrase in others], known, alike, model, load_reader) if others else None
@@ -278,6 +305,7 @@ def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> 
     def do(view: View, plane: int, first: int) -> Found:
         labels = np.zeros(view.shape, np.int32)
         told: dict[str, Any] = {"objects": 0, "phrases": [], "notes": []}
+        heat: dict[str, NDArray[Any]] = {}
 
         def draw(patch: Patch, number: int) -> None:
             value = number if job.by_class else first + told["objects"]
@@ -297,7 +325,8 @@ def _by_text(job: FindRun, load_reader: Callable[[], Any], model: Segmenter) -> 
             for one in result.instances:
                 draw(one.patch, others[one.label - 1][0])
             told["notes"] += result.notes
-        return Found(labels, told)
+            heat = dict(zip(result.phrases, result.heat, strict=True))
+        return Found(labels, told, heat)
 
     return do
 
@@ -321,7 +350,8 @@ def _by_text_alone(job: FindRun, text_model: Segmenter) -> Way:
             for phrase, one in zip(job.text, probable, strict=False)
             if phrase in taught and phrase not in there
         ]
-        return Found(labels, {"objects": len(there), "phrases": there, "taught": taught, "notes": [*notes, *missed]})
+        told = {"objects": len(there), "phrases": there, "taught": taught, "notes": [*notes, *missed]}
+        return Found(labels, told, dict(zip(job.text, probable, strict=False)))
 
     return do
 

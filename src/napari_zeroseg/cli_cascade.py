@@ -33,6 +33,8 @@ _BELONGS = {
     "without": ("text",),
     "template": ("text",),
     "text_model": ("text",),
+    "heat": ("text",),
+    "examples": ("like",),
     "certainty": ("like", "word", "text"),
     "points_per_side": ("vote",),
 }
@@ -76,6 +78,7 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("by words or by likeness")
     what.add_argument("--text", metavar='"A, B"', help="what phrases, or taught words, name; commas between them")
     what.add_argument("--like", type=Path, metavar="LABELS", help="all that is like these labels of the same planes")
+    what.add_argument("--examples", type=Path, metavar="PICTURE", help="of --like: what LABELS belong to, if not IN")
     what.add_argument("--word", help="what a word names that `zeroseg teach` has taught")
     what.add_argument("--vote", type=Path, metavar="MAP", help="outlines for a map of classes of the same planes")
     what.add_argument(
@@ -93,7 +96,13 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="of --text: the model that reads, while --model draws (default: clipseg_rd64; none if --model reads)",
     )
-    what.add_argument("--classes", action="store_true", help="write the number of the phrase or class for each pixel")
+    what.add_argument(
+        "--heat",
+        type=Path,
+        metavar="FILE",
+        help="of --text: how probable each phrase is at each pixel, a channel each: .tif or .ome.zarr",
+    )
+    what.add_argument("--classes", action="store_true", help="write for each pixel the number of the phrase or class")
 
 
 def wants_finding(options: argparse.Namespace) -> bool:
@@ -152,6 +161,8 @@ def find(options: argparse.Namespace) -> None:
         options.overwrite,
         options.detector,
         0.3 if options.threshold is None else options.threshold,
+        options.heat,
+        options.examples,
         tuple(name for name in _BELONGS if getattr(options, name) not in (None, False)),
     )
     bar = functools.partial(plane_bar, options.quiet)
@@ -193,6 +204,8 @@ def _check_belongs(options: argparse.Namespace) -> None:
 def check_stands_alone(options: argparse.Namespace) -> None:
     """Options of finding are a mistake where nothing is found by words or likeness."""
     for name in _BELONGS:
+        if name == "classes" and options.boxes is not None:
+            continue  # those of the boxes
         if name != "points_per_side" and getattr(options, name) not in (None, False):
             options.complain(f"--{name.replace('_', '-')} is for {_named(_BELONGS[name])}: add that, or leave it out")
 

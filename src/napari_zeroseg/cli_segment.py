@@ -86,7 +86,9 @@ def add_command(commands: Any) -> None:
         help="window to encode (default: auto)",
     )
     looks.add_argument(
-        "--overlap", choices=("keep", "replace", "empty"), default="keep", help="what later objects do to earlier ones"
+        "--overlap",
+        choices=("keep", "replace", "empty"),
+        help="what later objects do to earlier ones (default: keep; with --classes they lie over them)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there, or begun by another run")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -108,7 +110,13 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         help="a point on background; may be repeated",
     )
     prompts.add_argument("--points", type=Path, metavar="FILE", help="CSV that napari saved for a Points layer")
-    prompts.add_argument("--boxes", type=Path, metavar="FILE", help="CSV that napari saved for a Shapes layer")
+    prompts.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="CSV that napari saved for a Shapes layer, or with the columns row0, column0, row1, column1 (and plane); "
+        "a column 'class' is for --classes",
+    )
     prompts.add_argument("--one-object", action="store_true", help="all prompts of a plane describe one object")
 
 
@@ -153,8 +161,17 @@ def _segment(options: argparse.Namespace) -> None:
             "there is nothing to look for: give --point, --box, --points FILE, --boxes FILE, --text, --like or --auto"
         )
     prompts = GivenPrompts(
-        options.box, options.point, options.negative, options.points, options.boxes, options.one_object
+        options.box,
+        options.point,
+        options.negative,
+        options.points,
+        options.boxes,
+        options.one_object,
+        options.classes,
     )
+    if options.classes and options.overlap is not None:
+        options.complain("--overlap is for objects, and classes lie over each other by score or order: leave one out")
+    overlap = options.overlap or ("replace" if options.classes else "keep")
     job = SegmentRun(
         options.input,
         options.out,
@@ -162,7 +179,7 @@ def _segment(options: argparse.Namespace) -> None:
         options.planes,
         options.contrast,
         options.field,
-        OverlapPolicy(options.overlap),
+        OverlapPolicy(overlap),
         options.overwrite,
         _automatic(options),
     )
@@ -188,7 +205,7 @@ def _check_finds_alone(options: argparse.Namespace, has_prompts: bool) -> None:
     foreign = ["min_area", "max_area", "area_unit", "on_top", "table", "scheduler", "workers", *search]
     given = [f"--{name.replace('_', '-')}" for name in foreign if getattr(options, name) is not None]
     given += ["--auto"] * options.auto + ["--one-object"] * options.one_object
-    given += ["--field"] * (options.field != "auto") + ["--overlap"] * (options.overlap != "keep")
+    given += ["--field"] * (options.field != "auto") + ["--overlap"] * (options.overlap is not None)
     if has_prompts:
         given.insert(0, "a point or box")
     if given:
@@ -203,7 +220,7 @@ def _automatic(options: argparse.Namespace) -> AutomaticRun | None:
         if given:
             options.complain(f"--{given[0].replace('_', '-')} is for --auto: add that, or leave it out")
         return None
-    if options.one_object or options.overlap != "keep":
+    if options.one_object or options.overlap is not None:
         name = "--one-object" if options.one_object else "--overlap"
         options.complain(f"{name} is for points and boxes: leave it out, or --auto")
     from napari_zeroseg.automatic import AutomaticOptions

@@ -23,7 +23,7 @@ from napari_zeroseg.io.targets import checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import planes_of
-from napari_zeroseg.seeds import GivenPrompts, gather_seeds
+from napari_zeroseg.seeds import GivenPrompts, class_names, gather_seeds
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.stack import FoundReport, PlaneReport, Search, StackOptions
 from napari_zeroseg.tasks import ByPrompts, Everything, Here, PlaneTask, Runner, keep, kept, read_report
@@ -157,6 +157,8 @@ def segment_file(
         if out.exists() and not job.overwrite and not is_growing(out):
             return _there_already(out, run, table)
         begun = {"out": str(out), "run": run, "settings": settings, "started": provenance.now()}
+        if job.prompts.by_class:
+            begun["classes"] = class_names(job.prompts)
         if search is None:
             work = _Work(list(seeds), ByPrompts(seeds, options))
         else:
@@ -213,7 +215,7 @@ def _write(
 ) -> dict[str, Any]:
     """Do the planes that are left, and write the labels and their provenance."""
     start = time.perf_counter()
-    tally = _Tally(work.table is not None)
+    tally = _Tally(work.table is not None, by_class="classes" in begun)
     for plane in sorted(writer.done.intersection(work.planes)):
         if report := kept(writer.folder, plane):
             tally.add(report)
@@ -257,20 +259,23 @@ class _Tally:
     ----------
     is_short : bool
         Keep only how many objects there are.
+    by_class : bool
+        Labels are classes, so that they do not tell objects apart.
     """
 
-    def __init__(self, is_short: bool) -> None:
+    def __init__(self, is_short: bool, by_class: bool = False) -> None:
         self.reports: dict[int, PlaneReport] = {}
         self.last_label = 0
         self.nothing = 0
         self._is_short = is_short
+        self._by_class = by_class
         self._counts: dict[int, int] = {}
         self._labels: set[int] = set()
 
     @property
     def objects(self) -> int:
         """How many objects there are; one on several planes is one."""
-        return sum(self._counts.values()) if self._is_short else len(self._labels)
+        return sum(self._counts.values()) if self._is_short or self._by_class else len(self._labels)
 
     def add(self, report: PlaneReport) -> None:
         """Count a plane."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -20,6 +23,44 @@ class OverlapPolicy(StrEnum):
     """The object takes all of its pixels, whoever had them."""
     EMPTY = "empty"
     """Only empty pixels are filled: nothing that has a label changes, not even the object's own."""
+
+
+def number_classes(values: Sequence[str], known: Mapping[str, int] | None = None) -> tuple[list[int], dict[str, int]]:
+    """Turn what people write as classes into numbers.
+
+    Parameters
+    ----------
+    values : sequence of str
+        Whole numbers from 1, or names; "" is none. Names are numbered in the order in which they come, from the first
+        number that nothing else has.
+    known : mapping of str and int, optional
+        Numbers that names have already.
+
+    Returns
+    -------
+    list of int
+        Number of each, 0 for none.
+    dict of str and int
+        The names and their numbers.
+    """
+    names = dict(known or {})
+    numbers = [_whole(value) for value in values]
+    used = {*(number for number in numbers if number), *names.values()}
+    for value, number in zip(values, numbers, strict=True):
+        name = value.strip()
+        if number is None and name not in names:
+            names[name] = next(free for free in itertools.count(1) if free not in used)
+            used.add(names[name])
+    return [names[v.strip()] if n is None else n for v, n in zip(values, numbers, strict=True)], names
+
+
+def _whole(text: str) -> int | None:
+    """The number that a text is, 0 where it is none of use, None where it is a name."""
+    try:
+        value = float(text)
+    except ValueError:
+        return 0 if text.strip().casefold() in ("", "none", "<na>") else None
+    return int(value) if math.isfinite(value) and value >= 1 else 0
 
 
 def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> NDArray[np.bool_]:

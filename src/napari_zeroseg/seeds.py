@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.instances import number_classes
 from napari_zeroseg.io.csv import read_boxes, read_points
 from napari_zeroseg.planes import Planes
 from napari_zeroseg.prompts import Prompt
@@ -32,6 +35,9 @@ class GivenPrompts:
         CSV that napari saved for a Points and a Shapes layer.
     one_object : bool
         All prompts of a plane describe one object; else each is one, unless a file numbers them.
+    by_class : bool
+        Objects get the number of their box's class, and come by score, what has none last; of equal ones in their
+        order.
     """
 
     boxes: Sequence[tuple[float, ...]] = ()
@@ -40,6 +46,7 @@ class GivenPrompts:
     points_file: Path | None = None
     boxes_file: Path | None = None
     one_object: bool = False
+    by_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class _Mark:
     box: tuple[float, ...] | None = None
     sign: bool = True
     number: int | None = None
+    class_id: int = 0
+    score: float = math.inf
 
     @property
     def is_on_object(self) -> bool:
@@ -75,18 +84,19 @@ def gather_seeds(given: GivenPrompts, series: Planes, chosen: Sequence[int]) -> 
     for i, mark in enumerate(marks):
         by_plane.setdefault(mark.plane, []).append(i)
     labels: dict[object, int] = {}
-    free = 1 + max((mark.number for mark in marks if mark.number is not None), default=0)
+    free = itertools.count(1 + max((mark.number for mark in marks if mark.number is not None), default=0))
     seeds: dict[int, list[Seed]] = {}
     for plane in chosen:
         groups: dict[object, list[_Mark]] = {}
         for i in sorted([*by_plane.get(None, []), *by_plane.get(plane, [])]):
             groups.setdefault(names[i], []).append(marks[i])
         _share_negatives(groups, plane)
-        for name, members in groups.items():
-            if name not in labels:
-                labels[name] = next((m.number for m in members if m.is_on_object and m.number is not None), free)
-                free = max(free, labels[name] + 1)
-            seed = Seed(labels[name], _prompt(members))
+        for name, members in _in_order(groups, given.by_class):
+            if given.by_class:
+                label = _class(members)
+            else:
+                label = labels[name] = labels.get(name) or _label(members, free)
+            seed = Seed(label, _prompt(members))
             seed.prompt.check_on(series.plane_shape)
             seeds.setdefault(plane, []).append(seed)
     if not seeds:
@@ -95,6 +105,37 @@ def gather_seeds(given: GivenPrompts, series: Planes, chosen: Sequence[int]) -> 
     if left_out:
         _log.info("%d of %d points and boxes lie on planes outside --planes: left out.", left_out, len(marks))
     return seeds
+
+
+def class_names(given: GivenPrompts) -> dict[str, int]:
+    """Numbers of the classes that the boxes' file names, none where it numbers them."""
+    if given.boxes_file is None:
+        return {}
+    return number_classes([row.class_ or "" for row in read_boxes(given.boxes_file)])[1]
+
+
+def _in_order(groups: Mapping[object, list[_Mark]], by_score: bool) -> list[tuple[object, list[_Mark]]]:
+    several = list(groups.items())
+    return sorted(several, key=lambda group: _score(group[1])) if by_score else several
+
+
+def _label(members: Sequence[_Mark], free: Iterator[int]) -> int:
+    given = next((mark.number for mark in members if mark.is_on_object and mark.number is not None), None)
+    return next(free) if given is None else given
+
+
+def _class(members: Sequence[_Mark]) -> int:
+    found = next((mark.class_id for mark in members if mark.class_id), 0)
+    if not 1 <= found <= _LAST_LABEL:
+        raise InputError(
+            "With --classes each object needs the class of its box: give --boxes FILE with a column 'class' that has "
+            "a name or a whole number from 1 in each line, and no points or boxes besides; or leave --classes out."
+        )
+    return found
+
+
+def _score(members: Sequence[_Mark]) -> float:
+    return next((mark.score for mark in members if mark.class_id), math.inf)
 
 
 def _names(marks: Sequence[_Mark], one_object: bool) -> list[object]:
@@ -120,9 +161,13 @@ def _marks(given: GivenPrompts, series: Planes) -> list[_Mark]:
             number = _number(row.object, given.points_file)
             marks.append(_Mark(_plane(row.plane, series), (row.row, row.column), None, row.sign, number))
     if given.boxes_file is not None:
-        for rectangle in read_boxes(given.boxes_file):
+        rectangles = read_boxes(given.boxes_file)
+        classes, _ = number_classes([rectangle.class_ or "" for rectangle in rectangles])
+        for rectangle, class_id in zip(rectangles, classes, strict=True):
             number = _number(rectangle.object, given.boxes_file)
-            marks.append(_Mark(_plane(rectangle.plane, series), None, rectangle.box, True, number))
+            score = math.inf if rectangle.score is None else rectangle.score
+            plane = _plane(rectangle.plane, series)
+            marks.append(_Mark(plane, None, rectangle.box, True, number, class_id, score))
     return marks
 
 

@@ -92,17 +92,6 @@ class TestBadInput:
             find_word(zeroseg_toys.Flood(zeroseg_toys.FLOOD), scene.views, word)
 
 
-@pytest.fixture
-def files(scene, tmp_path):
-    tifffile.imwrite(tmp_path / "raw.tif", np.stack([view.picture for view in scene.views]))
-    labels = scene.truth.astype(np.uint16)
-    tifffile.imwrite(tmp_path / "truth.tif", labels)
-    some = np.where(np.isin(labels, np.unique(labels[0][labels[0] > 0])[:3]), labels, 0)
-    some[1] = 0
-    tifffile.imwrite(tmp_path / "some.tif", some)
-    return tmp_path
-
-
 def run(capsys, *arguments) -> tuple[int, str, str]:
     code = main([str(part) for part in (*arguments, "--device", "cpu")])
     told = capsys.readouterr()

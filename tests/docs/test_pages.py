@@ -93,7 +93,7 @@ def test_pictures_are_there_small_and_used() -> None:
 
 def test_every_control_of_the_dock_is_told() -> None:
     for sources, page in (
-        (("segment", "text", "compare"), "segment_dock.md"),
+        (("segment", "text", "detector_part", "compare"), "segment_dock.md"),
         (("models",), "models_dock.md"),
         (("stack",), "stack_dock.md"),
     ):

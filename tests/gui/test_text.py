@@ -203,3 +203,38 @@ def test_a_taught_word_in_the_line(bench, stack, tmp_path, monkeypatch):
     assert (found & (truth[1] > 0)).sum() / (found | (truth[1] > 0)).sum() > 0.6
     write(bench, "square things")
     assert "'square things' was not taught" in bench.dock.status.text()
+
+
+def test_a_detector(bench, stack, yolos, monkeypatch):
+    """Its boxes come into the layer, are drawn by MobileSAM, and are accepted as classes."""
+    choose(bench, "toy_words")
+    choose(bench, "mobile_sam")
+    part = bench.dock.text.detector
+    bench.dock.text.folded.heading.click()
+    assert not bench.dock.text.line.isEnabled()
+    assert not part.find_boxes.isEnabled()
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getExistingDirectory", lambda *_: str(yolos))
+    part.choose.click()
+    bench.until(part.find_boxes.isEnabled)
+    assert part.name.text() == yolos.name
+    assert bench.dock.text.line.isEnabled()
+    part.least.setValue(0.05)
+    part.find_boxes.click()
+    bench.until(lambda: part.stop.isEnabled())
+    bench.until(lambda: not bench.session.outlining.is_busy)
+    bench.settle()
+    shapes = bench.workspace.shapes
+    assert len(shapes.data) > 2
+    assert (shapes.features["score"] >= 0.05).all()
+    bench.until(lambda: bench.session.asking.answer is not None)
+    shapes.selected_data = {0}
+    shapes.remove_selected()  # a box that is not wanted
+    bench.settle()
+    bench.until(lambda: bench.session.asking.answer is not None)
+    bench.dock.accept.click()
+    bench.settle()
+    assert set(np.unique(bench.workspace.labels.data)) <= {0, 1, 2}
+    assert bench.workspace.labels.data[1].any()
+    assert not len(shapes.data)
+    write(bench, "axon")
+    bench.until(lambda: "does not know 'axon'" in bench.dock.status.text())

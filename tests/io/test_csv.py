@@ -122,3 +122,23 @@ def test_files_that_are_no_tables(tmp_path, read):
         read(tmp_path / "binary.csv")
     with pytest.raises(ReadError, match="could not be read as CSV"):
         read(tmp_path)
+
+
+def test_boxes_with_classes_and_scores(tmp_path):
+    head = f"{HEAD},class,score\n"
+    text = head + rectangle(0, 3, 10, 20, 30, 40, ",cell,0.5") + rectangle(1, 4, 1, 2, 5, 9, ",2,")
+    assert read_boxes(table(tmp_path, text)) == [
+        BoxRow((3,), (10, 20, 30, 40), class_="cell", score=0.5),
+        BoxRow((4,), (1, 2, 5, 9), class_="2"),
+    ]
+
+
+def test_a_table_with_a_line_a_box(tmp_path):
+    text = "class,row0,column0,row1,column1,plane\ncell,30,20,10,40,3\n,1,2,5,9,4\n"
+    expected = [BoxRow((3,), (10, 20, 30, 40), class_="cell"), BoxRow((4,), (1, 2, 5, 9))]
+    assert read_boxes(table(tmp_path, text)) == expected
+    assert read_boxes(table(tmp_path, "row0,column0,row1,column1\n1,2,5,9\n")) == [BoxRow((), (1, 2, 5, 9))]
+    with pytest.raises(InputError, match=r"line 2: the rectangle has no area"):
+        read_boxes(table(tmp_path, "row0,column0,row1,column1\n1,2,1,9\n"))
+    with pytest.raises(InputError, match="a whole number was expected, not '0\\.5'"):
+        read_boxes(table(tmp_path, "row0,column0,row1,column1,plane\n1,2,5,9,0.5\n"))

@@ -98,13 +98,13 @@ def test_each_its_own_with_its_nearest_background():
 def test_compose_numbers_and_order():
     square = np.ones((4, 4), bool)
     patches = [(slice(0, 4), slice(0, 4), square), (slice(2, 6), slice(2, 6), square)]
-    r, c, first = compose(patches, last_on_top=False)
+    r, c, first = compose(patches, [0, 1])
     assert (r, c, first.shape) == (0, 0, (6, 6))
     assert first[3, 3] == 1
-    assert compose(patches, last_on_top=True)[2][3, 3] == 2
+    assert compose(patches, [1, 0])[2][3, 3] == 2
     empty = (slice(0, 0), slice(0, 0), np.zeros((0, 0), bool))
-    assert compose([empty], last_on_top=False) is None
-    assert compose([empty, patches[1]], last_on_top=False)[:2] == (2, 2)
+    assert compose([empty], [0]) is None
+    assert compose([empty, patches[1]], [0, 1])[:2] == (2, 2)
 
 
 def test_patches_move_between_pixel_grids():

@@ -15,7 +15,7 @@ from napari_zeroseg._napari.channel import Channel, sentence
 from napari_zeroseg._napari.engine import Answer, Answered, ModelChoice, PictureRef, Request, compose
 from napari_zeroseg._napari.hints import what_was_found, why_nothing
 from napari_zeroseg._napari.layers import ShownPlane
-from napari_zeroseg._napari.marks import Marks, Picked, by_object, each_its_own, needs_words
+from napari_zeroseg._napari.marks import Marks, Picked, by_object, each_its_own, needs_words, top_first
 from napari_zeroseg._napari.phrase_map import phrase_marks
 from napari_zeroseg._napari.preview import Preview
 from napari_zeroseg._napari.workspace import Workspace
@@ -151,6 +151,14 @@ class Asking:
         if phrases is not None:
             marks = [Marks(number, phrase=phrase) for number, phrase in enumerate(phrases.phrases, start=1)]
         return list(zip(marks, self.patches, strict=True))
+
+    @property
+    def top_first(self) -> list[int]:
+        """Places of what is shown, that which has the pixels where several meet first."""
+        marks = [marks for marks, _ in self.shown]
+        if self.options.policy is OverlapPolicy.REPLACE and all(m.class_id is None for m in marks):
+            return list(reversed(range(len(marks))))
+        return top_first(marks)
 
     @property
     def scores(self) -> list[float]:
@@ -389,7 +397,7 @@ class Asking:
         if self.answer is not None and self.answer.phrases is not None:
             composed = (0, 0, self.answer.phrases.classes(self.options.threshold))
         else:
-            composed = compose(self.patches, last_on_top=self.options.policy is OverlapPolicy.REPLACE)
+            composed = compose(self.patches, self.top_first)
         if image is None or plane is None or composed is None:
             self._preview.hide()
         else:

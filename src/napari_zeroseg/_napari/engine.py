@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -296,15 +296,21 @@ def largest_label(data: Any, cancel: CancelToken) -> int:
     return largest
 
 
-def compose(patches: list[Patch], *, last_on_top: bool) -> tuple[int, int, NDArray[np.uint8 | np.uint16]] | None:
+def compose(patches: list[Patch], top_first: Sequence[int]) -> tuple[int, int, NDArray[np.uint8 | np.uint16]] | None:
     """Lay patches into the smallest array that holds them all, numbered from 1.
+
+    Parameters
+    ----------
+    patches : list of Patch
+    top_first : sequence of int
+        Their places in the list, the one that is seen where several meet first.
 
     Returns
     -------
     (row, column, array) or None
         Where the array's first pixel is on the plane; None if all patches are empty.
     """
-    filled = [(number, patch) for number, patch in enumerate(patches, start=1) if patch[2].any()]
+    filled = [(i + 1, patches[i]) for i in reversed(top_first) if patches[i][2].any()]
     if not filled:
         return None
     r0 = min(rows.start for _, (rows, _, _) in filled)
@@ -312,7 +318,7 @@ def compose(patches: list[Patch], *, last_on_top: bool) -> tuple[int, int, NDArr
     r1 = max(rows.stop for _, (rows, _, _) in filled)
     c1 = max(columns.stop for _, (_, columns, _) in filled)
     together: NDArray[Any] = np.zeros((r1 - r0, c1 - c0), np.uint8 if len(patches) < 256 else np.uint16)
-    for number, (rows, columns, mask) in filled if last_on_top else reversed(filled):
+    for number, (rows, columns, mask) in filled:
         window = together[rows.start - r0 : rows.stop - r0, columns.start - c0 : columns.stop - c0]
         window[mask] = number
     return r0, c0, together

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QStringListModel, Qt
 from qtpy.QtWidgets import QAbstractItemView, QDoubleSpinBox, QFrame, QLabel, QLineEdit, QListView, QVBoxLayout, QWidget
 
+from napari_zeroseg._napari.find_elsewhere import pairs
 from napari_zeroseg._napari.layout import button, column, row
 from napari_zeroseg._napari.widgets import Choice, keep_keys_free
 
@@ -21,6 +22,7 @@ _PLANES = (
     (False, "this plane", "Only the plane on the screen"),
     (True, "all of the range", "All planes of the range above, that on the screen first"),
 )
+_HERE = (None, "examples from this image", "The labelled objects of the image above are the examples")
 _LABELLED = ("", "like what is labelled", "The labelled objects of these planes are the examples")
 
 
@@ -39,6 +41,8 @@ class FindPart(QWidget):
         self.planes, self.like = Choice(_PLANES), Choice([_LABELLED])
         self.planes.setToolTip("Where the rest is looked for")
         self.like.setToolTip("What is looked for")
+        self.examples = Choice([_HERE])
+        self.examples.setToolTip("Where the labelled examples are")
         self.word = QLineEdit()
         self.word.setPlaceholderText("a word")
         # Typing begins with a click, never by itself: the keys belong to the canvas.
@@ -48,10 +52,11 @@ class FindPart(QWidget):
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(column(row(self.start, self.planes), self.like, row(self.word, self.teach)))
-        self.start.clicked.connect(lambda: session.finder.find(session.choices.find_on_range, session.choices.like))
+        layout.addWidget(column(row(self.start, self.planes), self.like, self.examples, row(self.word, self.teach)))
+        self.start.clicked.connect(lambda: self._find())
         self.planes.picked.connect(lambda on: session.set_choices(find_on_range=on))
         self.like.picked.connect(lambda word: session.set_choices(like=word))
+        self.examples.picked.connect(lambda pair: session.set_choices(examples=pair))
         self.word.textChanged.connect(lambda _: self.refresh())
         self.word.returnPressed.connect(self._on_return)
         self.teach.clicked.connect(lambda: session.finder.teach(self.word.text()))
@@ -63,10 +68,21 @@ class FindPart(QWidget):
         self.like.offer([_LABELLED, *taught])
         self.like.show_value(choices.like)
         self.like.setVisible(bool(taught))
+        others = list(pairs(session.viewer, session.image, session.labels))
+        about = "Its labelled objects are looked for in the image above"
+        self.examples.offer([_HERE, *((pair, f"examples from {pair.name}", about) for pair in others)])
+        self.examples.show_value(choices.examples if choices.examples in others else None)
+        self.examples.setVisible(bool(others) and not choices.like)
         self.planes.show_value(choices.find_on_range)
         is_free = session.image is not None and not session.runner.is_busy
         self.start.setEnabled(is_free)
         self.teach.setEnabled(is_free and bool(self.word.text().strip()))
+
+    def _find(self) -> None:
+        session, choices = self._session, self._session.choices
+        there = list(pairs(session.viewer, session.image, session.labels))
+        pair = choices.examples if choices.examples in there else None
+        session.finder.find(choices.find_on_range, choices.like, pair)
 
     def _on_return(self) -> None:
         self.word.clearFocus()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel
+from napari_zeroseg._napari.find_elsewhere import Pair
 from napari_zeroseg._napari.find_queue import Inquiry, Subject
 from napari_zeroseg._napari.find_work import Finding, Teaching, counted
 from napari_zeroseg._napari.stack_place import LabelStack
@@ -35,13 +36,14 @@ class Finder:
     runner : Runner
         Does the long parts.
     subject : callable
-        Gives what to work on: all planes of the range (True), or that on the screen.
+        Gives what to work on: all planes of the range (True), or that on the screen; and, where the second argument
+        says so, makes labels if there are none.
     """
 
     changed = Signal()
 
     def __init__(
-        self, viewer: ViewerModel, channel: Channel, runner: Runner, subject: Callable[[bool], Subject]
+        self, viewer: ViewerModel, channel: Channel, runner: Runner, subject: Callable[[bool, bool], Subject]
     ) -> None:
         self.inquiry: Inquiry | None = None
         """The proposals of the last search, until they are put away."""
@@ -53,16 +55,17 @@ class Finder:
         self._subject = subject
         self._rejected: dict[object, list[Proposal]] = {}
 
-    def find(self, on_range: bool, word: str = "") -> None:
-        """Look for all that looks like the labelled objects, or like a taught word."""
-        self._try(partial(self._find, on_range, word))
+    def find(self, on_range: bool, word: str = "", examples: Pair | None = None) -> None:
+        """Look for all that looks like the labelled objects, here or of another image, or like a taught word."""
+        self._try(partial(self._find, on_range, word, examples))
 
-    def _find(self, on_range: bool, word: str) -> None:
+    def _find(self, on_range: bool, word: str, examples: Pair | None) -> None:
         self._runner.check_free()
-        at = self._subject(on_range)
+        elsewhere = None if examples is None or word else examples.planes(self._viewer.dims)
+        at = self._subject(on_range, elsewhere is not None)
         self.done()
         known = self._rejected.get((at.image.unique_id, at.labels.unique_id, at.place.stack), [])
-        finding = Finding(at.stack, LabelStack(at.labels.data, at.place), word, rejected=tuple(known))
+        finding = Finding(at.stack, LabelStack(at.labels.data, at.place), word, elsewhere, rejected=tuple(known))
         ended = partial(self._rank, at, finding)
         needs = (at.labels, at.image)
         self._runner.run("Finding the rest", finding, None, needs, then=ended, cut_short=ended)
@@ -95,7 +98,7 @@ class Finder:
         self._try(partial(self._teach, word))
 
     def _teach(self, word: str) -> None:
-        name, at = spoken(word), self._subject(True)
+        name, at = spoken(word), self._subject(True, False)
         work = Teaching(at.stack, LabelStack(at.labels.data, at.place), name)
         needs = (at.labels, at.image)
         self._runner.run(f"Teaching {name!r}", work, None, needs, "steps", then=self.look_for_words)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_zeroseg._napari.stack_place import LabelStack, StackPlace
+from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlace
 from napari_zeroseg._napari.stack_work import Change, Changes, PlaneDone, Progressed, Stack, Tell, Told
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade import Example, Proposal, Queue, SimilarOptions
@@ -37,6 +37,38 @@ _SAME = 0.8
 """IoU from which two masks are the same proposal, as in :class:`~napari_zeroseg.cascade.Queue`."""
 
 
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """Another image whose labelled objects are the examples.
+
+    Attributes
+    ----------
+    shown : ShownStack
+    labels : LabelStack
+    count : int
+        Number of planes.
+    name : str
+    """
+
+    shown: ShownStack
+    labels: LabelStack
+    count: int
+    name: str
+
+    def labelled(self, token: CancelToken) -> list[tuple[int, int]]:
+        """(plane, label) of all objects.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        objects = [one for plane in range(self.count) for one in _objects_on(self.labels, plane, token)]
+        if not objects:
+            raise InputError(f"Nothing is labelled on {self.name}: label some objects there first.")
+        return objects
+
+
 @dataclass
 class Finding:
     """All that looks like the labelled objects, or like a taught word, on planes; that on the screen is first.
@@ -48,6 +80,8 @@ class Finding:
         The examples, and what is not proposed again.
     word : str
         A taught word to look for in place of the examples; "" for these.
+    elsewhere : Elsewhere or None
+        Where the examples are, if not in `labels`.
     options : SimilarOptions
     rejected : tuple of Proposal
         What earlier searches proposed and the user did not want.
@@ -56,6 +90,7 @@ class Finding:
     stack: Stack
     labels: LabelStack
     word: str = ""
+    elsewhere: Elsewhere | None = None
     options: SimilarOptions = field(default_factory=SimilarOptions)
     rejected: tuple[Proposal, ...] = ()
     searched: list[int] = field(default_factory=list)
@@ -106,16 +141,18 @@ class Finding:
         return word.shown, word.side
 
     def _of_labels(self, model: Segmenter, token: CancelToken) -> tuple[Shown, int]:
-        store, objects = self.stack.engine().store, self._labelled(token)
-        chosen = objects[:: -(-len(objects) // _EXAMPLES)]
-        views: dict[int, View] = {}
+        store, other = self.stack.engine().store, self.elsewhere
+        objects = self._labelled(token) if other is None else other.labelled(token)
+        shown, labels = (self.stack.shown, self.labels) if other is None else (other.shown, other.labels)
+        seen: dict[int, View] = {}
         known = []
-        for plane, label in chosen:
+        for plane, label in objects[:: -(-len(objects) // _EXAMPLES)]:
             token.raise_if_cancelled()
-            if plane not in views:
-                views[plane] = View(model, self.stack.shown.plane(plane), store)
-            mask = np.array(self.labels.plane(plane) == label)
-            known.append(Known.of(Example(mask, picture=views[plane]), model, [], None))
+            if plane not in seen:
+                seen[plane] = View(model, shown.plane(plane), store)
+            mask = np.array(labels.plane(plane) == label)
+            known.append(Known.of(Example(mask, picture=seen[plane]), model, [], None))
+        views = seen if other is None else {}
         unwanted = []
         for one in self.rejected[-_EXAMPLES:]:
             token.raise_if_cancelled()

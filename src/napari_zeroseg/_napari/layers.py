@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_zeroseg._napari.marks import Drawn
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.instances import number_classes
 
 if TYPE_CHECKING:
     from napari.components import Camera, Dims, ViewerModel
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.floating[Any]]
 """Homogeneous transform of a layer's data coordinates to the world, (D + 1, D + 1)."""
 
-SIGN, OBJECT, TEXT, CLASS = "sign", "object", "text", "class"
-"""Features that say of a mark whether it is on its object, which object that is, and what to look for inside it."""
+SIGN, OBJECT, TEXT, CLASS, SCORE = "sign", "object", "text", "class", "score"
+"""Features that say of a mark whether it is on its object, which object that is, what to look for inside it, of which
+class the object is, and how sure that is."""
+
+CLASS_NAMES = "napari-zeroseg classes"
+"""Metadata of a Shapes layer whose classes are names: the number of each, which stays when shapes are taken out."""
 
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -158,8 +163,8 @@ class ShownPlane:
         return np.asarray(seen[list(other.axes)])
 
 
-def shown_plane(layer: Layer, dims: Dims) -> ShownPlane:
-    """Find the plane of an image or labels layer that is on the screen.
+def shown_plane(layer: Layer, dims: Dims, *, nearest: bool = False) -> ShownPlane:
+    """Find the plane of an image or labels layer that is on the screen; if `nearest`, else the one next to it.
 
     Raises
     ------
@@ -189,6 +194,8 @@ def shown_plane(layer: Layer, dims: Dims) -> ShownPlane:
     index = [0] * ndim
     for axis in others:
         index[axis] = int(np.floor(own[axis] + 0.5))
+        if nearest:
+            index[axis] = min(max(index[axis], 0), shape[axis] - 1)
         if not 0 <= index[axis] < shape[axis]:
             raise InputError(f"'{layer.name}' has no plane here: move the slider until it is seen.")
     steps = tuple(float(step) for _, _, step in dims.range)
@@ -250,15 +257,28 @@ def drawn_shapes(layer: Shapes, plane: ShownPlane, dims: Dims) -> Iterator[Drawn
     if not len(layer.data):
         return
     objects, texts, kinds = _feature(layer, OBJECT, 1), _feature(layer, TEXT, ""), list(layer.shape_type)
-    classes = _feature(layer, CLASS, 0)
+    classes, scores = class_numbers(layer), _feature(layer, SCORE, np.inf)
     corners = [np.asarray(vertices, float) for vertices in layer.data]
     pixels, on_plane = plane.pixels(layer, np.concatenate(corners), dims)
     ends = np.cumsum([len(vertices) for vertices in corners])
     for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         if on_plane[start:end].all():
             text = texts[i] if isinstance(texts[i], str) else ""
-            number = _as_number(classes[i], 0)
-            yield Drawn(str(kinds[i]), i, _as_number(objects[i], 1), pixels[start:end], True, text, number)
+            number = _as_number(objects[i], 1)
+            yield Drawn(str(kinds[i]), i, number, pixels[start:end], True, text, classes[i], _as_score(scores[i]))
+
+
+def class_numbers(layer: Shapes) -> list[int]:
+    """Number of the class of each shape, 0 where it has none.
+
+    Names are numbered in the order in which they come, from the first number that is free, and keep their numbers: they
+    are written into the layer's metadata.
+    """
+    values = ["" if value is None else str(value) for value in _feature(layer, CLASS, 0)]
+    numbers, names = number_classes(values, layer.metadata.get(CLASS_NAMES))
+    if names:
+        layer.metadata[CLASS_NAMES] = names
+    return numbers
 
 
 def _feature(layer: Points | Shapes, name: str, default: object) -> Sequence[Any]:
@@ -274,7 +294,15 @@ def is_positive(sign: object) -> bool:
 
 def _as_number(value: object, otherwise: int) -> int:
     try:
-        return int(value)  # type: ignore[call-overload, no-any-return]
-    except (TypeError, ValueError):
+        return int(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         # An empty cell of the features table.
         return otherwise
+
+
+def _as_score(value: object) -> float:
+    try:
+        score = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return np.inf
+    return np.inf if np.isnan(score) else score

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_zeroseg._napari.history import EditRef, can_be_redone, is_same, newest_edit
-from napari_zeroseg._napari.layers import ShownPlane
+from napari_zeroseg._napari.layers import CLASS_NAMES, ShownPlane
 from napari_zeroseg._napari.marks import Marks, Picked
 from napari_zeroseg._napari.output import Output, Written
 from napari_zeroseg._napari.prompt_layers import Taken, take
@@ -63,6 +63,8 @@ class Step:
         The edit in the history of `layer`.
     largest : int or None
         The largest label of `layer` before.
+    names : dict of str and int
+        Numbers of the classes that the shapes name.
     """
 
     place: tuple[object, ...]
@@ -73,6 +75,7 @@ class Step:
     written: list[Written] = field(default_factory=list)
     edit: EditRef | None = None
     largest: int | None = None
+    names: dict[str, int] = field(default_factory=dict)
 
     def sentence(self, *, is_class: bool) -> str:
         """Say what was accepted."""
@@ -80,7 +83,9 @@ class Step:
         what = f"{len(self.written)} {'classes' if is_class else 'objects'}"
         if len(self.written) == 1:
             what = f"{'Class' if is_class else 'Object'} {self.written[0].label}"
-        return f"{what} accepted, {pixels:,} pixels"
+        labels = {one.label for one in self.written} if is_class else set()
+        named = ", ".join(f"{number} {name}" for name, number in self.names.items() if number in labels)
+        return f"{what} accepted, {pixels:,} pixels" + (f" ({named})" if named else "")
 
 
 _FEW = 2
@@ -102,10 +107,13 @@ class Ledger:
         self._workspace = workspace
         self.steps: list[Step] = []
 
-    def accept(self, finished: Sequence[Finished], plane: ShownPlane, policy: OverlapPolicy) -> Step:
+    def accept(
+        self, finished: Sequence[Finished], plane: ShownPlane, policy: OverlapPolicy, top_first: Sequence[int]
+    ) -> Step:
         """Write objects into the output as one undoable edit and take their marks out of the layers.
 
-        The output's :meth:`~napari_zeroseg._napari.output.Output.show` is due afterwards.
+        Where they meet, that which comes first in `top_first` has the pixels. The output's
+        :meth:`~napari_zeroseg._napari.output.Output.show` is due afterwards.
 
         Raises
         ------
@@ -118,26 +126,25 @@ class Ledger:
         target, many = output.target(plane, self._workspace.viewer.dims), len(finished) > _FEW
         earlier = [_earlier(done.marks) for done in finished]
         told = [patch for patch in earlier if patch is not None]
+        # who comes first keeps the pixels, unless the overlap is to be replaced
+        order = reversed(top_first) if policy is OverlapPolicy.REPLACE else top_first
+        by_place: dict[int, Written] = {}
         with (
             output.layer.block_history(),
             output.together([done.patch for done in finished], told, target) if many else nullcontext(),
         ):
-            written = [
-                output.write(
-                    done.patch,
-                    label,
-                    policy,
-                    target,
-                    earlier=before,
-                    is_one_of_many=many,
+            for i in order:
+                by_place[i] = output.write(
+                    finished[i].patch, labels[i], policy, target, earlier=earlier[i], is_one_of_many=many
                 )
-                for done, label, before in zip(finished, labels, earlier, strict=True)
-            ]
+        written = [by_place[i] for i in range(len(finished))]
         if not any(one.pixels for one in written):
             raise InputError(_nothing_written(finished, policy))
         step = self._take([done.marks for done in finished], plane)
         step.layer, step.written, step.largest = output.layer, written, largest
         step.edit = newest_edit(output.layer)
+        if self._workspace.shapes is not None:
+            step.names = dict(self._workspace.shapes.metadata.get(CLASS_NAMES, {}))
         return step
 
     def discard(self, marks: Sequence[Marks], plane: ShownPlane) -> Step | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,8 @@ class Drawn:
         What is to be looked for inside it; "" for most.
     class_id : int
         Class that its object is of; 0 where the shape does not say.
+    score : float
+        How sure whoever drew it is, 0 to 1; infinite where the shape does not say.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Drawn:
     positive: bool
     text: str = ""
     class_id: int = 0
+    score: float = np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +92,8 @@ class Marks:
 
     @property
     def signature(self) -> tuple[object, ...]:
-        """Equal where the prompt is."""
-        drawn = tuple((d.kind, d.positive, d.vertices.tobytes()) for d in self.drawn)
+        """Equal where the prompt is, and what is written of its answer."""
+        drawn = tuple((d.kind, d.positive, d.vertices.tobytes(), d.class_id, d.score) for d in self.drawn)
         picked = None if self.picked is None else id(self.picked)
         return (self.object_id, drawn, picked, self.phrase, self.within, self.is_unwanted)
 
@@ -103,6 +106,11 @@ class Marks:
     def class_id(self) -> int | None:
         """Class that the first shape with one names; None where none does."""
         return next((d.class_id for d in self.drawn if d.class_id > 0), None)
+
+    @property
+    def score(self) -> float:
+        """How sure whoever drew its first shape with a class is; infinite where that does not say."""
+        return next((d.score for d in self.drawn if d.class_id > 0), np.inf)
 
     def is_for(self, accepts: frozenset[PromptKind]) -> bool:
         """Whether a model that takes the kinds `accepts` can be asked with these marks."""
@@ -174,6 +182,18 @@ class Marks:
         if not mask.any():
             raise InputError("The outline holds no pixel of the picture: draw it over the picture, around the object.")
         return mask
+
+
+def top_first(marks: Sequence[Marks]) -> list[int]:
+    """Say which of several objects has the pixels where they meet: the places of all, the uppermost first.
+
+    Without classes, an earlier object keeps its pixels. Shapes with classes lie over each other by score, and of equal
+    ones the later over the earlier.
+    """
+    places = range(len(marks))
+    if all(m.class_id is None for m in marks):
+        return list(places)
+    return sorted(places, key=lambda i: (-marks[i].score, -max(marks[i].rows(points=False), default=-1)))
 
 
 def needs_words(accepts: frozenset[PromptKind]) -> bool:

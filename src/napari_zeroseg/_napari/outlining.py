@@ -1,9 +1,9 @@
-"""Outlining: what words find becomes boxes and clicks in the layers, which a model that draws answers. No Qt."""
+"""Outlining: what words or a detector find becomes boxes and clicks in the layers, for a model that draws. No Qt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from psygnal import Signal
 from napari_zeroseg._napari import prompt_layers
 from napari_zeroseg._napari.engine import ModelChoice, PictureRef
 from napari_zeroseg._napari.find_work import counted
-from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT
+from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SCORE, SIGN, TEXT
 from napari_zeroseg._napari.marks import Box, extent_of
 from napari_zeroseg._napari.taught import shared_taught
 from napari_zeroseg.cascade.text import TextOptions, checked_phrases, draw_regions
@@ -56,15 +56,29 @@ class _Asked:
     is_several: bool
     drawer: ModelChoice
     model: ModelChoice
+    turn: int
     dropped: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class _Drawn:
-    """What was drawn and is new, and how many regions gave no mask that fits."""
+class Drawing:
+    """What was found and is new.
+
+    Attributes
+    ----------
+    outlines : list of Outline
+    dropped : int
+        Regions that gave no mask that fits.
+    words : list of str
+        What was found, where that is known only now.
+    is_several : bool
+        Whether there are several classes of it, where that is known only now.
+    """
 
     outlines: list[Outline]
     dropped: int = 0
+    words: list[str] = field(default_factory=list)
+    is_several: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,25 +93,31 @@ class _Target:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What describes one object that was found: its class, the box around it, and clicks."""
+    """What describes one object that was found: its class, the box around it, clicks, and how sure that is."""
 
     class_id: int
     box: Box
     points: NDArray[np.float32]
     positive: NDArray[np.bool_]
+    score: float
 
     @classmethod
-    def of(cls, class_id: int, patch: Patch, prompt: Prompt) -> Outline:
+    def of(cls, class_id: int, patch: Patch, prompt: Prompt, score: float) -> Outline:
         """Take the box of what was drawn, and the clicks by which it was."""
         rows, columns, _ = patch
         box = (rows.start - 0.5, columns.start - 0.5, rows.stop - 0.5, columns.stop - 0.5)
         inside = (prompt.points >= box[:2]).all(1) & (prompt.points <= box[2:]).all(1)
         keep = inside | ~prompt.labels  # a click that lies outside of its object would contradict the box
-        return cls(class_id, box, prompt.points[keep], prompt.labels[keep])
+        return cls(class_id, box, prompt.points[keep], prompt.labels[keep], score)
+
+    @classmethod
+    def boxed(cls, class_id: int, box: Box, score: float) -> Outline:
+        """Take a box alone."""
+        return cls(class_id, box, np.zeros((0, 2), np.float32), np.zeros(0, bool), score)
 
 
 class Outlining:
-    """From words to boxes and clicks: those of a model that reads, or words that were taught to one that draws.
+    """From what was found to boxes and clicks: by words, by words that were taught, or by a detector.
 
     Parameters
     ----------
@@ -132,6 +152,7 @@ class Outlining:
         self._say = say
         self._begin_object = begin_object
         self._drawer = DEFAULT_MODEL
+        self._turn = 0
         models.changed.connect(self._on_model)
         shared_taught().changed.connect(self._look_for_words)
         self._on_model()
@@ -165,14 +186,26 @@ class Outlining:
         if found is None:
             self._say("Nothing to outline yet: name what to find", "warning")
             return
-        now = self._asking.model
-        key = self._drawer if self._models.zoo.is_ready(self._drawer) else DEFAULT_MODEL
-        drawer = ModelChoice(key, now.device, now.precision)
 
-        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> _Drawn:
+        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> Drawing:
             return _outlines(view, found, threshold, labels, token)
 
-        self._begin(list(found.phrases), drawer, draw, "Outlining what was found …")
+        self.begin(list(found.phrases), self.drawer(), draw, "Outlining what was found …")
+
+    def drawer(self, needs: PromptKind = PromptKind.POINTS) -> ModelChoice:
+        """The model in use if it draws what such prompts mean, else the one used last for clicks, else MobileSAM."""
+        now, models = self._asking.model, self._models
+        if self.is_drawer and needs in self._asking.spec.accepts:
+            return now
+        is_able = models.zoo.is_ready(self._drawer) and needs in models.spec_of(self._drawer).accepts
+        return ModelChoice(self._drawer if is_able else DEFAULT_MODEL, now.device, now.precision)
+
+    def stop(self) -> None:
+        """Give up what is being looked for; boxes that are there already stay."""
+        if self.is_busy:
+            self._turn += 1
+            self._channel.cancel("outline")
+            self._end("Stopped", "idle")
 
     def find(self, line: str) -> None:
         """Look for words that were taught to the model in use."""
@@ -182,19 +215,32 @@ class Outlining:
             self._on_failed(error)
             return
 
-        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> _Drawn:
+        def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> Drawing:
             return _of_words(view, words, labels, token)
 
-        self._begin(words, self._asking.model, draw, f"Looking for {', '.join(words)} …")
+        self.begin(words, self._asking.model, draw, f"Looking for {', '.join(words)} …")
 
-    def _begin(
+    def begin(
         self,
         words: list[str],
         drawer: ModelChoice,
-        draw: Callable[[View, NDArray[Any] | None, CancelToken], _Drawn],
+        draw: Callable[[View, NDArray[Any] | None, CancelToken], Drawing],
         doing: str,
     ) -> None:
-        """Have the inference thread draw; whatever was begun before is not heard of any more."""
+        """Have the inference thread find objects; whatever was begun before is not heard of any more.
+
+        Parameters
+        ----------
+        words : list of str
+            What is looked for.
+        drawer : ModelChoice
+            That takes over when the objects are in the layers.
+        draw : callable
+            Finds them, from the plane as that model sees it, and the labels that are there (None if they are of other
+            pixels).
+        doing : str
+            For the status line.
+        """
         workspace = self._workspace
         try:
             plane = workspace.plane()
@@ -202,9 +248,10 @@ class Outlining:
         except ZerosegError as error:
             self._on_failed(error)
             return
-        asked = _Asked(picture, ", ".join(words), len(words) > 1, drawer, self._asking.model)
+        self._turn += 1
+        asked = _Asked(picture, ", ".join(words), len(words) > 1, drawer, self._asking.model, self._turn)
 
-        def work(token: CancelToken) -> _Drawn:
+        def work(token: CancelToken) -> Drawing:
             view = self._channel.engine().view(picture, drawer)
             return draw(view, None if labels is None else labels(), token)
 
@@ -221,8 +268,12 @@ class Outlining:
         own = output.plane(self._workspace.viewer.dims)
         return output.reader_of(own) if own.shape == plane.shape else None
 
-    def _on_outlines(self, asked: _Asked, drawn: _Drawn) -> None:
+    def _on_outlines(self, asked: _Asked, drawn: Drawing) -> None:
         workspace, found = self._workspace, drawn.outlines
+        if asked.turn != self._turn:
+            return
+        if drawn.words:
+            asked = replace(asked, words=", ".join(drawn.words), is_several=drawn.is_several)
         try:
             plane: ShownPlane | None = workspace.plane()
         except ZerosegError:
@@ -254,6 +305,8 @@ class Outlining:
     def _write(self, asked: _Asked, target: _Target, found: Sequence[Outline], first: int, done: int = 0) -> None:
         """Put some of the marks into the layers, the rest in later turns; then the model that draws takes over."""
         workspace, dims = self._workspace, self._workspace.viewer.dims
+        if asked.turn != self._turn:
+            return
         if (workspace.image, workspace.shapes, workspace.points) != (target.image, target.shapes, target.points):
             told = f"Stopped, since other layers were chosen: {done} of {len(found)} objects have their boxes"
             self._end(told, "warning")
@@ -274,7 +327,12 @@ class Outlining:
             target.shapes,
             [target.plane.coordinates(target.shapes, _corners(one.box), dims) for one in some],
             ["rectangle"] * len(some),
-            {OBJECT: numbers, CLASS: [one.class_id for one in some], TEXT: [""] * len(some)},
+            {
+                OBJECT: numbers,
+                CLASS: [one.class_id for one in some],
+                SCORE: [one.score for one in some],
+                TEXT: [""] * len(some),
+            },
         )
         done += len(some)
         self._begin_object(first + done)
@@ -305,24 +363,28 @@ def _box_iou(one: Box, other: Box) -> float:
     return both / max(sum(areas) - both, 1e-9)
 
 
-def _is_labelled(patch: Patch, labels: NDArray[Any] | None) -> bool:
+def is_labelled(patch: Patch, labels: NDArray[Any] | None) -> bool:
     """Whether an object is labelled already, by most of its pixels."""
     return labels is not None and bool((labels[patch[0], patch[1]][patch[2]] > 0).mean() > _LABELLED)
 
 
 def _outlines(
     view: View, found: PhraseMap, threshold: float, labels: NDArray[Any] | None, cancel: CancelToken
-) -> _Drawn:
+) -> Drawing:
     """What a model draws of the regions of a map of phrases, where it is trusted and fits its region."""
     options = TextOptions(min(max(threshold, 0.01), 0.99))
     regions, heat = found.regions(threshold, options.min_area)
     cancel.raise_if_cancelled()
     kept, _ = draw_regions(view, regions, heat, found.phrases, options, cancel)
-    new = [Outline.of(one.label, one.patch, one.prompt) for one in kept if not _is_labelled(one.patch, labels)]
-    return _Drawn(new, len(regions) - len(kept))
+    new = [
+        Outline.of(one.label, one.patch, one.prompt, one.certainty)
+        for one in kept
+        if not is_labelled(one.patch, labels)
+    ]
+    return Drawing(new, len(regions) - len(kept))
 
 
-def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, cancel: CancelToken) -> _Drawn:
+def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, cancel: CancelToken) -> Drawing:
     """What looks like taught words and is not labelled yet."""
     known = taught_words()
     alike = {word.casefold() for word in known}
@@ -336,8 +398,8 @@ def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, can
     found = []
     for number, word in enumerate(words, start=1):
         for one in find_word(view.model, view, load_word(word), labels=labels, cancel=cancel):
-            found.append(Outline.of(number, one.patch, one.prompt))
-    return _Drawn(found)
+            found.append(Outline.of(number, one.patch, one.prompt, one.certainty))
+    return Drawing(found)
 
 
 def _corners(box: Box) -> NDArray[np.float64]:

@@ -16,7 +16,17 @@ from napari.layers import Labels, Points, Shapes
 from napari.utils.notifications import show_info
 from numpy.typing import DTypeLike, NDArray
 
-from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SIGN, TEXT, data_shape
+from napari_zeroseg._napari.layers import (
+    CLASS,
+    NEGATIVE,
+    OBJECT,
+    POSITIVE,
+    SCORE,
+    SIGN,
+    TEXT,
+    class_numbers,
+    data_shape,
+)
 from napari_zeroseg.io.label_zarr import editable_labels
 from napari_zeroseg.settings import Settings
 
@@ -133,17 +143,24 @@ def adopt_points(layer: Points) -> None:
 
 
 def adopt_shapes(layer: Shapes) -> None:
-    """Give shapes that were made elsewhere an object."""
+    """Give shapes that were made elsewhere an object: each its own where they say of which class it is."""
     if OBJECT not in layer.features:
-        layer.features = layer.features.assign(**{OBJECT: 1})
+        count = len(layer.data)
+        layer.features = layer.features.assign(**{OBJECT: range(1, count + 1) if CLASS in layer.features else 1})
         layer.feature_defaults = {**_defaults(layer), OBJECT: 1}
 
 
 def give_classes(layer: Shapes) -> None:
-    """Let shapes say of which class their object is; 0 says nothing."""
-    if CLASS not in layer.features:
-        layer.features = layer.features.assign(**{CLASS: 0})
-        layer.feature_defaults = {**_defaults(layer), CLASS: 0}
+    """Let shapes say of which class their object is, and how sure that is; 0 and NaN say nothing."""
+    missing = {name: value for name, value in ((CLASS, 0), (SCORE, math.nan)) if name not in layer.features}
+    if missing:
+        layer.features = layer.features.assign(**missing)
+        layer.feature_defaults = {**_defaults(layer), **missing}
+
+
+def has_classes(layer: Shapes) -> bool:
+    """Whether any shape says of which class its object is."""
+    return CLASS in layer.features and any(number > 0 for number in class_numbers(layer))
 
 
 def set_text(layer: Shapes, text: str) -> int:

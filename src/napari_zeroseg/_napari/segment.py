@@ -85,7 +85,7 @@ class SegmentDock(Dock):
     # Layout
 
     def _build(self) -> None:
-        self.text = TextPart(self.session.wording, self.session.outlining)
+        self.text = TextPart(self.session.wording, self.session.outlining, self.session.detecting)
         more, keys = Folded("More", self._build_more()), Folded("Keys", KeyTable())
         source, prompts, output = self._build_source(), self._build_prompts(), self._build_output()
         self._lay_out((source, prompts, self.text, output, self._build_result(), more, keys), 290)

@@ -15,9 +15,10 @@ from napari_zeroseg._napari.asking import Asking, Options
 from napari_zeroseg._napari.channel import Bridge, Channel, Status
 from napari_zeroseg._napari.choosing import Choosing
 from napari_zeroseg._napari.comparing import Comparing
+from napari_zeroseg._napari.detecting import Detecting
 from napari_zeroseg._napari.engine import Engine, ModelChoice, largest_label, shared_engine
 from napari_zeroseg._napari.hints import Hints
-from napari_zeroseg._napari.layers import NEGATIVE, POSITIVE, SIGN, camera_of
+from napari_zeroseg._napari.layers import CLASS, NEGATIVE, POSITIVE, SIGN, camera_of
 from napari_zeroseg._napari.ledger import Finished, Ledger, Undone
 from napari_zeroseg._napari.numbering import number_next, separate_boxes
 from napari_zeroseg._napari.outlining import Outlining
@@ -34,7 +35,7 @@ from napari_zeroseg.tiling import LARGE_PLANE
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Labels
+    from napari.layers import Labels, Shapes
 
     from napari_zeroseg.registry import ModelSpec
 
@@ -80,17 +81,22 @@ class Session:
         self.models = Choosing(zoo or shared_zoo(), self.asking, self._channel, self._say)
         self.wording = Wording(self.workspace, self.preview, self.asking, self._channel)
         self.outlining = Outlining(self.workspace, self.asking, self.models, self._channel, self._say, self._set_object)
+        self.detecting = Detecting(self.outlining, self.asking, self._channel)
         self.comparing = Comparing(self.asking, self.models, self._channel)
         self._ahead = Ahead(self.workspace, self._channel, self._say_ahead)
         self._accept_next = False
         self._hints = Hints(self.workspace)
+        self._with_classes: Shapes | None = None
         self.workspace.chosen.connect(self._on_chosen)
+        self.workspace.chosen.connect(self._on_marks)
+        self.workspace.marks_changed.connect(self._on_marks)
         self.workspace.shapes_added.connect(self._on_shapes_added)
         self.workspace.tool_changed.connect(self.changed.emit)
         self.models.changed.connect(self.wording.on_model)
         self.models.changed.connect(self.changed.emit)
         self.wording.changed.connect(self.changed.emit)
         self.outlining.changed.connect(self.changed.emit)
+        self.detecting.changed.connect(self.changed.emit)
         self.asking.looked.connect(self._on_looked)
         self.asking.lost.connect(self._ahead.cancel)
         self.asking.emptied.connect(self._invite)
@@ -233,14 +239,17 @@ class Session:
         assert asking.plane is not None
         by_words = asking.answer.phrases is not None
         class_id = self.options.class_id if self.options.semantic else None
-        finished = [Finished.of(marks, patch, class_id) for marks, patch in asking.shown if patch[2].any()]
+        shown = asking.shown
+        above = [i for i in asking.top_first if shown[i][1][2].any()]
+        there = sorted(above)
+        finished = [Finished.of(*shown[i], class_id) for i in there]
         if not finished:
             raise InputError("There is nothing in the preview to accept: click elsewhere, or draw a box.")
         output = self.workspace.output
         assert output is not None
         # drawing takes as long as writing: each has a turn of its own in the window's loop
         self._channel.later(f"draw {id(output)}", 0, output.show)
-        step = self.ledger.accept(finished, asking.plane, self.options.policy)
+        step = self.ledger.accept(finished, asking.plane, self.options.policy, [there.index(i) for i in above])
         if by_words:
             asking.settle()
         else:
@@ -344,6 +353,17 @@ class Session:
         number = separate_boxes(self.workspace, fresh)
         if number is not None:
             self._set_object(number)
+
+    def _on_marks(self) -> None:
+        """Write classes once a user's shapes have them; the user may still choose otherwise."""
+        shapes = self.workspace.shapes
+        if shapes is None or shapes is self._with_classes:
+            return
+        if self.outlining.is_busy:
+            self._with_classes = shapes if CLASS in shapes.features else None
+        elif prompt_layers.has_classes(shapes):
+            self._with_classes = shapes
+            self.set_options(semantic=True)
 
     def _on_answered(self) -> None:
         self.models.find_devices()

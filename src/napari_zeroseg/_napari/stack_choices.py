@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from napari_zeroseg._napari.engine import ModelChoice
+from napari_zeroseg._napari.find_elsewhere import Pair
 from napari_zeroseg._napari.stack_place import StackPlace
 from napari_zeroseg.automatic import AutomaticOptions
 from napari_zeroseg.errors import InputError
@@ -35,6 +36,8 @@ class Choices:
     """Whether the rest is looked for on all planes of the range instead of the screen's."""
     like: str = ""
     """The taught word that is looked for in place of what is labelled."""
+    examples: Pair | None = None
+    """Another image and its labels, where the examples are."""
     gap: int = 0
     min_planes: int = 1
 

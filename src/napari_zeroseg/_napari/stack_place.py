@@ -53,7 +53,11 @@ class StackPlace:
         InputError
             If there is no plane on the screen.
         """
-        plane = shown_plane(layer, dims)
+        return cls.of_plane(layer, shown_plane(layer, dims))
+
+    @classmethod
+    def of_plane(cls, layer: Layer, plane: ShownPlane) -> StackPlace:
+        """Take the planes along the last axis with a slider, from one of them."""
         along = plane.others[-1] if plane.others else None
         count = 1 if along is None else data_shape(layer)[along]
         return cls(plane.axes, along, plane.index, plane.shape, count)

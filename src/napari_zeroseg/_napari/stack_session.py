@@ -17,6 +17,7 @@ from napari_zeroseg._napari.engine import Engine, shared_engine
 from napari_zeroseg._napari.find_queue import Subject
 from napari_zeroseg._napari.find_session import Finder
 from napari_zeroseg._napari.layers import camera_of, shown_plane
+from napari_zeroseg._napari.prompt_layers import new_labels
 from napari_zeroseg._napari.stack_choices import Choices
 from napari_zeroseg._napari.stack_edits import link, take_over
 from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlace, labels_place, world_of
@@ -110,6 +111,7 @@ class StackSession:
         """Work on that image from the next run on."""
         if image is not self.image:
             self.image = image
+            self.choices = replace(self.choices, examples=None)
             place = self.place
             if place is not None:
                 self.choices = replace(self.choices, first=0, last=place.count - 1)
@@ -376,7 +378,9 @@ class StackSession:
         place = self._place()
         return self.labels, place, labels_place(self.labels, self._image(), place)
 
-    def _subject(self, on_range: bool) -> Subject:
+    def _subject(self, on_range: bool, makes_labels: bool) -> Subject:
+        if makes_labels and self.labels is None:
+            self.choose_labels(self.viewer.add_layer(new_labels(self._image())))
         image, (labels, place, own) = self._image(), self._own_labels()
         planes = self.choices.planes(place) if on_range else range(place.current, place.current + 1)
         return Subject(image, labels, own, self._stack(place, planes))
@@ -405,6 +409,8 @@ class StackSession:
             self.image = None
         if layer is self.labels:
             self.labels = None
+        if (pair := self.choices.examples) is not None and layer in (pair.image, pair.labels):
+            self.choices = replace(self.choices, examples=None)
         self.runner.on_removed(layer)
         self.finder.on_removed(layer)
         self.changed.emit()

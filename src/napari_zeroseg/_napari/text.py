@@ -9,12 +9,14 @@ from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QPushButton, QSizePolicy, QSlider, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 
+from napari_zeroseg._napari.detector_part import DetectorPart
 from napari_zeroseg._napari.layout import button, form, row
-from napari_zeroseg._napari.widgets import keep_keys_free
+from napari_zeroseg._napari.widgets import Folded, keep_keys_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from napari_zeroseg._napari.detecting import Detecting
     from napari_zeroseg._napari.outlining import Outlining
     from napari_zeroseg._napari.wording import LegendRow, Wording
 
@@ -25,6 +27,7 @@ _LINE = (
 _ON_BOX = "Look for these words inside the selected boxes only (or in the newest one)"
 _OUTLINE = "Put a box and clicks around each thing that was found, which a model that draws outlines"
 _TAUGHT = "{title} reads no text, but finds words that were taught to it. Enter looks for one of: {words}"
+_DETECTS = "What the detector below looks for: phrases or classes with commas between them; empty for all its classes"
 _THRESHOLD = "How probable a pixel must be; acts at once, without running the model again"
 
 
@@ -89,12 +92,16 @@ class TextPart(QWidget):
     ----------
     wording : Wording
     outlining : Outlining
+    detecting : Detecting
     """
 
-    def __init__(self, wording: Wording, outlining: Outlining, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, wording: Wording, outlining: Outlining, detecting: Detecting, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self._wording = wording
         self._outlining = outlining
+        self._detecting = detecting
         self.line = QLineEdit()
         self.line.setPlaceholderText("lung, heart")
         self.line.setClearButtonEnabled(True)
@@ -110,10 +117,12 @@ class TextPart(QWidget):
         self.outline = button("Outline each", _OUTLINE)
         self.legend = Legend(wording.toggle_heat)
         self._threshold_row = form(("Above", row(self.threshold, self.per_cent)), ("", self.outline))
+        self.detector = DetectorPart(detecting, outlining)
+        self.folded = Folded("Detector", self.detector)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(5)
-        for part in (form(("Text", row(self.line, self.on_box))), self.legend, self._threshold_row):
+        for part in (form(("Text", row(self.line, self.on_box))), self.legend, self._threshold_row, self.folded):
             column.addWidget(part)
         self.line.textEdited.connect(wording.type)
         self.line.returnPressed.connect(self._on_return)
@@ -135,7 +144,10 @@ class TextPart(QWidget):
         reads, words = self._wording.takes_text, self._outlining.words
         why_not = "" if reads else f"{title} takes no text: choose a model that does"
         hint = _TAUGHT.format(title=title, words=", ".join(words)) if words and not reads else why_not or _LINE
-        self.line.setEnabled(reads or bool(words))
+        detects = bool(self._detecting.folder)
+        if detects and not reads:
+            hint = f"{hint}. {_DETECTS}" if words else _DETECTS
+        self.line.setEnabled(reads or bool(words) or detects)
         self.line.setToolTip(hint)
         self.on_box.setEnabled(reads)
         self.on_box.setToolTip(why_not or _ON_BOX)
@@ -153,11 +165,14 @@ class TextPart(QWidget):
         self.threshold.setEnabled(has)
         self.threshold.setToolTip(_THRESHOLD if has else "This model gives masks without probabilities")
         self.outline.setEnabled(has and not self._outlining.is_busy)
+        self.detector.refresh()
 
     def _on_return(self) -> None:
         line = self.line.text()
         self._wording.enter(line)
-        if self._outlining.is_drawer and line.strip():
+        if self._outlining.is_drawer and self._detecting.folder and not self._outlining.words:
+            self._detecting.find()
+        elif self._outlining.is_drawer and line.strip():
             self._outlining.find(line)
         self.line.clearFocus()
         self.line.setCursorPosition(0)

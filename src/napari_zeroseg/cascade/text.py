@@ -121,6 +121,11 @@ class TextInstance:
     agreement: float
     prompt: Prompt
 
+    @property
+    def certainty(self) -> float:
+        """By which objects are ranked: the predicted IoU, less where the mask does not fit its region."""
+        return self.score * self.agreement
+
 
 @dataclass(frozen=True, eq=False)
 class TextResult:
@@ -314,24 +319,20 @@ def _judged(
         one = TextInstance(
             patch, phrases[region.label - 1], region.label, float(score), float(warm.mean()), agreement, prompt
         )
-        if best is None or _merit(one) > _merit(best):
+        if best is None or one.certainty > best.certainty:
             best = one
     return best
 
 
-def _merit(one: TextInstance) -> float:
-    return one.score * one.agreement
-
-
 def _better(several: Sequence[TextInstance | None]) -> TextInstance | None:
-    return max((one for one in several if one is not None), key=_merit, default=None)
+    return max((one for one in several if one is not None), key=lambda one: one.certainty, default=None)
 
 
 def _sorted_out(found: Sequence[TextInstance], options: TextOptions) -> tuple[list[TextInstance], list[TextInstance]]:
     """What is good and new, the most certain first, and the rest."""
     kept: list[TextInstance] = []
     dropped: list[TextInstance] = []
-    for one in sorted(found, key=_merit, reverse=True):
+    for one in sorted(found, key=lambda one: one.certainty, reverse=True):
         good = (
             one.score >= options.least_score
             and one.agreement >= options.least_agreement

@@ -1,11 +1,11 @@
-"""Prompts from the CSV files that napari itself saves for Points and Shapes layers."""
+"""Prompts from CSV files: those that napari itself saves for Points and Shapes layers, and tables of boxes."""
 
 from __future__ import annotations
 
 import csv
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from os import PathLike
@@ -18,6 +18,7 @@ _SIGNS = {
     **dict.fromkeys(("positive", "true", "1", "1.0", "+", "+1", "foreground"), True),
     **dict.fromkeys(("negative", "false", "0", "0.0", "-", "-1", "-1.0", "background"), False),
 }
+_CORNERS = ("row0", "column0", "row1", "column1")
 _NOTHING = {"", "nan", "none", "<na>"}
 
 
@@ -58,12 +59,18 @@ class BoxRow:
         Which object it holds, where the file says so.
     text : str or None
         What to find in it, where the file says so.
+    class_ : str or None
+        Number or name of its class, where the file says so.
+    score : float or None
+        How sure that is, where the file says so.
     """
 
     plane: tuple[int, ...]
     box: tuple[float, float, float, float]
     object: int | None = None
     text: str | None = None
+    class_: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +107,12 @@ class _Line:
             raise InputError(f"{self.where}, column sign: 'positive' or 'negative' was expected, not '{text}'.")
         return _SIGNS[text]
 
-    def text(self) -> str | None:
-        text = self.cells.get("text", "").strip()
+    def text(self, column: str = "text") -> str | None:
+        text = self.cells.get(column, "").strip()
         return None if text.lower() in _NOTHING else text
+
+    def score(self) -> float | None:
+        return None if self.text("score") is None else self.number("score")
 
     def place(self, axes: list[str]) -> tuple[tuple[int, ...], float, float]:
         """(plane, row, column); a point between two planes belongs to the nearer, as on the screen."""
@@ -143,12 +153,14 @@ def read_points(path: str | PathLike[str]) -> list[PointRow]:
 
 
 def read_boxes(path: str | PathLike[str]) -> list[BoxRow]:
-    """Read the CSV of a Shapes layer of rectangles: index, shape-type, vertex-index, axis-0, axis-1, ...
+    """Read boxes: the CSV of a Shapes layer of rectangles, or a table with a line a box.
 
     Parameters
     ----------
     path : path-like
-        A file that napari saved.
+        A file that napari saved (index, shape-type, vertex-index, axis-0, axis-1, ...; napari leaves features out, but
+        their columns may have been added), or one with the columns row0, column0, row1 and column1, and plane if it is
+        of a stack. Both may have the columns object, class (a number or a name) and score; the first, text.
 
     Returns
     -------
@@ -164,10 +176,13 @@ def read_boxes(path: str | PathLike[str]) -> list[BoxRow]:
     """
     path = Path(path).expanduser()
     columns, lines = _table(path)
+    if set(_CORNERS) <= set(columns):
+        return [_line_box(line) for line in lines]
     for column in ("index", "shape-type"):
         if column not in columns:
             raise InputError(
-                f"{path.name} has no column {column}: the CSV that napari saves for a Shapes layer was expected."
+                f"{path.name} has no column {column}: the CSV that napari saves for a Shapes layer was expected, or a "
+                f"table with the columns {', '.join(_CORNERS)}."
             )
     axes = _axes(columns, path)
     return [_box(list(vertices), axes) for _, vertices in groupby(lines, key=lambda line: line.number("index"))]
@@ -181,10 +196,20 @@ def _box(vertices: list[_Line], axes: list[str]) -> BoxRow:
     planes, rows, columns = zip(*(vertex.place(axes) for vertex in vertices), strict=True)
     if len(set(planes)) > 1:
         raise InputError(f"{first.where}: the rectangle lies on several planes; draw it on one.")
+    return _row(first, planes[0], rows, columns)
+
+
+def _line_box(line: _Line) -> BoxRow:
+    plane = line.whole("plane")
+    r0, c0, r1, c1 = map(line.number, _CORNERS)
+    return _row(line, () if plane is None else (plane,), (r0, r1), (c0, c1))
+
+
+def _row(line: _Line, plane: tuple[int, ...], rows: Sequence[float], columns: Sequence[float]) -> BoxRow:
     box = (min(rows), min(columns), max(rows), max(columns))
     if box[0] == box[2] or box[1] == box[3]:
-        raise InputError(f"{first.where}: the rectangle has no area; draw it around the object.")
-    return BoxRow(planes[0], box, first.whole("object"), first.text())
+        raise InputError(f"{line.where}: the rectangle has no area; draw it around the object.")
+    return BoxRow(plane, box, line.whole("object"), line.text(), line.text("class"), line.score())
 
 
 def _table(path: Path) -> tuple[list[str], list[_Line]]:
