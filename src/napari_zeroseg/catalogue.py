@@ -242,6 +242,17 @@ PA_SAM = tuple(
     for sam in SAM
 )
 
+PA_MOBILE_SAM = replace(
+    MOBILE_SAM,
+    key="pa_mobile_sam",
+    title="MobileSAM with PA-SAM's adapter",
+    family="PA-SAM",
+    weights=WeightsSource(),
+    factory="napari_zeroseg.models.pa_sam:build",
+    description="MobileSAM with a decoder that looks at the picture's details again.",
+    has_openvino=False,
+)
+
 
 def _clipseg(size: str, description: str) -> ModelSpec:
     repository = f"hub:CIDAS/clipseg-{size}"
@@ -275,6 +286,9 @@ CLIPSEG = (
 )
 
 BUILT_IN = (MOBILE_SAM, *SAM, *MEDSAM, *PA_SAM, *CLIPSEG)
+
+FORMS = (PA_MOBILE_SAM,)
+"""Networks of which nobody has published weights: they are not listed, but models trained here are variants of them."""
 
 
 @cache

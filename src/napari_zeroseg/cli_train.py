@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.cli_terminal import print_out
 from napari_zeroseg.errors import InputError
-from napari_zeroseg.training.config import LOSSES, PROMPT_KINDS, WHAT, TrainingConfig, TrainingPair
+from napari_zeroseg.training.config import LOSSES, PROMPT_KINDS, WHAT, TrainingConfig, TrainingPair, words_of
 
 if TYPE_CHECKING:
     from napari_zeroseg.training.events import Control
@@ -71,6 +71,9 @@ def _add_train(commands: Any) -> None:
     how.add_argument("--base", metavar="KEY", help="model to start from (default: mobile_sam)")
     how.add_argument("--name", metavar="NAME", help="of the result in the list of models")
     how.add_argument("--what", choices=WHAT, help="what to train (default: decoder)")
+    how.add_argument(
+        "--words", type=_words, metavar="'lung=1, heart=2'", help="what the labels are called, for a base that reads"
+    )
     how.add_argument("--prompts", type=_prompts, metavar="box=1,centre=2", help=f"of {', '.join(PROMPT_KINDS)}")
     how.add_argument("--loss", choices=LOSSES, help="default: dice_bce")
     how.add_argument("--epochs", type=int, help="how often every object is shown")
@@ -113,9 +116,16 @@ def _prompts(text: str) -> dict[str, float]:
     return chosen
 
 
+def _words(text: str) -> dict[str, tuple[int, ...]]:
+    try:
+        return words_of(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 _SETTINGS = (
-    *("base", "name", "what", "prompts", "loss", "epochs", "minutes", "patience", "recompute", "seed", "device"),
-    *("precision", "tensorboard", "processes"),
+    *("base", "name", "what", "words", "prompts", "loss", "epochs", "minutes", "patience", "recompute", "seed"),
+    *("device", "precision", "tensorboard", "processes"),
 )
 _DATA_SETTINGS = ("labels_are", "classes", "ignore")
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg import weights as weight_files
-from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM, ModelSpec, named_variant
+from napari_zeroseg.catalogue import BUILT_IN, FORMS, MOBILE_SAM, ModelSpec, named_variant
 from napari_zeroseg.errors import (
     BrokenModelError,
     DeviceError,
@@ -74,17 +74,18 @@ def list_models() -> list[ModelSpec]:
             _log.warning("The model %s of another package is left out: %s.", entry.value, fault)
         else:
             found[spec.key] = spec
+    bases = found | {spec.key: spec for spec in FORMS}
     for card in cards():
         was_added = card.hash_from == OWN
         if card.key in found or not (was_added or card.is_complete):  # of a removed download, the hash stays
             continue
-        if card.base not in found:
+        if card.base not in bases:
             _log.warning("%s is a variant of %s, which is not installed, and is left out.", card.key, card.base)
             continue
         source = WeightsSource(f"{ADDED}{card.file}", card.sha256, card.size)
-        origin = f"Added from {card.source} on {card.date[:10]}, as a variant of {found[card.base].title}."
+        origin = f"Added from {card.source} on {card.date[:10]}, as a variant of {bases[card.base].title}."
         licence = card.licence or ("LicenseRef-yours" if was_added else SEE_REPOSITORY)
-        variant = named_variant(found[card.base], card.key, card.title, source, origin, licence)
+        variant = named_variant(bases[card.base], card.key, card.title, source, origin, licence)
         found[card.key] = replace(variant, licence_note=card.licence_note)
     return list(found.values())
 
@@ -289,7 +290,7 @@ def add_checkpoint(
     """
     from napari_zeroseg.weights import adding
 
-    specs = {spec.key: spec for spec in list_models()}
+    specs = {spec.key: spec for spec in (*list_models(), *FORMS)}
 
     def try_it(spec: ModelSpec, weights: Weights) -> None:
         _build(spec, weights, "cpu", "float32")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from napari_zeroseg._napari import train_watch
-from napari_zeroseg._napari.train_session import TRAINABLE
+from napari_zeroseg._napari.train import WHAT
 from napari_zeroseg._napari.zoo import Zoo
 from napari_zeroseg.phantom import em_like_stack
-from napari_zeroseg.training import networks
+from napari_zeroseg.registry import add_checkpoint
+from napari_zeroseg.training import config as config_module
 from napari_zeroseg.training.estimate import PRESETS
 from napari_zeroseg.training.folder import find_runs
 
@@ -141,8 +142,39 @@ def test_what_fits_is_measured_in_a_child(open_dock, qtbot):
     assert not list(find_runs())
 
 
-def test_bases_are_those_that_training_knows():
-    assert {name.rpartition(":")[2] for name in networks._NETWORKS} == set(TRAINABLE)
+def test_what_is_offered_is_what_the_base_allows(open_dock, qtbot, tmp_path):
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    size = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = CLIPSegConfig(
+        text_config=size | {"hidden_size": 32},
+        vision_config=size | {"hidden_size": 32, "patch_size": 32, "image_size": 352},
+        projection_dim=32,
+        extract_layers=[0, 1],
+        reduce_dim=64,
+    )
+    CLIPSegForImageSegmentation(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("#version: 0.2")
+    add_checkpoint(tmp_path, "clipseg_rd64", "reader")
+    dock = open_dock()
+    dock.session.zoo.refresh()
+    offered = [dock.what.itemText(i) for i in range(dock.what.count())]
+    assert offered == [name for _, name, _ in WHAT]
+    assert {what for what, _, _ in WHAT} == set(config_module.WHAT)
+    assert not dock.words_part.isVisibleTo(dock)
+    dock.session.set_choices(what="lora")
+    qtbot.waitUntil(lambda: "reader" in {entry.spec.key for entry in dock.session.bases}, timeout=20_000)
+    dock.base.picked.emit("reader")
+    qtbot.waitUntil(lambda: dock.words_part.isVisibleTo(dock), timeout=5_000)
+    assert dock.session.choices.what == "decoder"
+    assert [dock.what.itemText(i) for i in range(dock.what.count())] == ["mask decoder"]
+    dock.train.click()
+    qtbot.waitUntil(lambda: "say which words the labels stand for" in text(dock), timeout=20_000)
+    dock.words.setText("mitochondrion=a")
+    dock.train.click()
+    qtbot.waitUntil(lambda: "phrases with the labels that they name" in text(dock), timeout=20_000)
+    assert not list(find_runs())
 
 
 @pytest.mark.slow

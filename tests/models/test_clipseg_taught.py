@@ -50,7 +50,7 @@ def phrase(model, planes):
 
 class TestTheFit:
     def test_the_loss_falls_and_no_weight_moves(self, model, planes):
-        before = {name: weights.clone() for name, weights in model.network._decoder.state_dict().items()}
+        before = {name: weights.clone() for name, weights in model.network.decoder.state_dict().items()}
         (start,) = model.text_conditions(["square"])
         embeddings = [model.encode(plane) for plane in planes[0]]
         targets = [target_of(plane > 0) for plane in planes[1]]
@@ -59,7 +59,7 @@ class TestTheFit:
         assert fit.steps == len(fit.losses) == 40
         assert fit.condition.shape == start.shape
         assert not np.allclose(fit.condition, start)
-        assert all(torch.equal(weights, before[name]) for name, weights in model.network._decoder.state_dict().items())
+        assert all(torch.equal(weights, before[name]) for name, weights in model.network.decoder.state_dict().items())
         again = fit_condition(model, embeddings, targets, start, FitOptions(steps=40))
         np.testing.assert_array_equal(again.condition, fit.condition)
 

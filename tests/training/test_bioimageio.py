@@ -32,7 +32,9 @@ def mine(tmp_path: Path) -> str:
     head = ClassHead()
     save_file(head.state_dict(), tmp_path / "head.safetensors", {"side": str(SIDE)})
     network = Network(TrainingConfig("a", (("x", "y"),), device="cpu", precision="float32"))
-    register("mine", network.model.spec, network.base_tensors, CARD, {HEAD_FILE: tmp_path / "head.safetensors"})
+    register(
+        "mine", network.model.spec, network.form, network.base_tensors, CARD, {HEAD_FILE: tmp_path / "head.safetensors"}
+    )
     return "mine"
 
 

@@ -48,6 +48,8 @@ def test_paths_are_meant_from_the_folder_of_the_file(tmp_path: Path) -> None:
         ({"labels_are": "things"}, "labels_are"),
         ({"batch": "many"}, "batch"),
         ({"pairs": ()}, "nothing to learn"),
+        ({"words": ["lung"]}, "a table of phrases"),
+        ({"words": {" ": (1,)}}, "such as 'lung=1"),
     ],
 )
 def test_a_wrong_setting_is_named(change: dict[str, object], word: str) -> None:

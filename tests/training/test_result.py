@@ -36,7 +36,7 @@ CARD = {
 def mine(tmp_path: Path) -> Path:
     """A model in the list, with a card, exported."""
     network = Network(TrainingConfig("a", (("x", "y"),), device="cpu", precision="float32"))
-    register("mine", network.model.spec, network.base_tensors, CARD, {})
+    register("mine", network.model.spec, network.form, network.base_tensors, CARD, {})
     return zs.export_model("mine", tmp_path / "mine")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from napari_zeroseg.catalogue import FORMS
 from napari_zeroseg.errors import WeightsError
 from napari_zeroseg.models import sam_modules
 from napari_zeroseg.registry import list_models
@@ -19,6 +20,7 @@ from napari_zeroseg.weights.transformers_sam import GAUSSIAN, convert_transforme
 
 DATA = Path(__file__).parents[1] / "data"
 PA = "prompt_adapter.static_uncertain_token.weight"
+TINY = "image_encoder.patch_embed.seq.0.c.weight"
 OFFICIAL = "image_encoder.patch_embed.proj.weight"
 HUB = "vision_encoder.patch_embed.projection.weight"
 LIKE_SAM_B = {"sam_vit_b", "medsam_vit_b", "medsam_vit_b_2023_04"}
@@ -41,6 +43,7 @@ def _clipseg(names: tuple[str, str, str], channels: int, refined: bool) -> dict[
         ({HUB: (768, 3, 16, 16)}, "sam_vit_b in transformers' layout", LIKE_SAM_B),
         ({HUB: (1280, 3, 16, 16)}, "sam_vit_h in transformers' layout", {"sam_vit_h"}),
         ({PA: (1, 256)}, "pa_sam, the decoder alone", {"pa_sam_vit_b", "pa_sam_vit_l", "pa_sam_vit_h"}),
+        ({TINY: (32, 3, 3, 3), f"mask_decoder.{PA}": (1, 256)}, "pa_sam_vit_t", {"pa_mobile_sam"}),
         ({OFFICIAL: (1024, 3, 16, 16), f"mask_decoder.{PA}": (1, 256)}, "pa_sam_vit_l", {"pa_sam_vit_l"}),
         (_clipseg(CLIPSEG_HUB, 64, True), "clipseg_rd64_refined in transformers' layout", {"clipseg_rd64_refined"}),
         (_clipseg(CLIPSEG_HUB, 64, False), "clipseg_rd64 in transformers' layout", {"clipseg_rd64"}),
@@ -72,7 +75,7 @@ def test_what_nobody_knows():
 
 
 def test_all_candidates_are_in_the_list():
-    assert known_models() <= {spec.key for spec in list_models()}
+    assert known_models() <= {spec.key for spec in (*list_models(), *FORMS)}
 
 
 def test_the_embedded_file_and_the_official_ones():

@@ -35,6 +35,7 @@ WHAT = (
     ("decoder", "mask decoder", "Least time and memory: the encoder runs once on each window"),
     ("class", "class, no prompts", "A decoder that finds all objects of the class by itself"),
     ("decoder+class", "decoder and class", "Both of these"),
+    ("adapter", "decoder and adapter", "PA-SAM's adapter, which looks at the picture's details again, and the decoder"),
     ("lora", "encoder (LoRA)", "Small matrices in the encoder, and the decoder: for a GPU, or patience"),
     ("blocks", "last blocks", "The encoder's last blocks, and the decoder: for a GPU, or patience"),
     ("all", "everything", "All but the prompt encoder: takes most"),
@@ -97,7 +98,12 @@ class TrainDock(Dock):
         self.name.setToolTip("Under which the result is listed: letters, digits, '_', '-' and '.'")
         self.what = Choice(WHAT)
         self.minutes = number(0, 100_000, "How long to train; automatic: some 300 steps", " min", "automatic")
-        return form(("Base", self.base), ("Name", self.name), ("Train", self.what), ("Time", self.minutes))
+        self.words = QLineEdit()
+        self.words.setPlaceholderText("mitochondrion, or lung=1, heart=2")
+        self.words.setToolTip("What the labels are called: one phrase for all of them, or phrases with their numbers")
+        self.words_part = form(("Words", self.words))
+        rest = form(("Train", self.what), ("Time", self.minutes))
+        return column(form(("Base", self.base), ("Name", self.name)), self.words_part, rest)
 
     def _build_more(self) -> QWidget:
         self.more = MoreChoices()
@@ -155,6 +161,7 @@ class TrainDock(Dock):
         self.base.picked.connect(lambda key: session.set_choices(base=key))
         self.name.textChanged.connect(lambda text: session.set_choices(name=text))
         self.what.picked.connect(lambda what: session.set_choices(what=what))
+        self.words.textChanged.connect(lambda text: session.set_choices(words=text))
         self.minutes.valueChanged.connect(lambda minutes: session.set_choices(minutes=minutes))
         self.more.changed.connect(lambda name, value: session.set_choices(**{name: value}))
         self.more.preset_picked.connect(session.set_preset)
@@ -250,7 +257,9 @@ class TrainDock(Dock):
         session, choices = self.session, self.session.choices
         self.base.show_models(session.bases, choices.base)
         self.name.setPlaceholderText(session.name)
+        self.what.offer([way for way in WHAT if way[0] in (session.ways or (choices.what,))])
         self.what.show_value(choices.what)
+        self.words_part.setVisible(session.asks_words)
         self.minutes.blockSignals(True)
         self.minutes.setValue(choices.minutes)
         self.minutes.blockSignals(False)

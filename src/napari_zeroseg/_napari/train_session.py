@@ -27,7 +27,8 @@ from napari_zeroseg._napari.workspace import picture_of
 from napari_zeroseg._napari.zoo import Entry, Zoo
 from napari_zeroseg.errors import CancelledError, InputError, ReadError, ZerosegError
 from napari_zeroseg.planes import planes_of
-from napari_zeroseg.training.config import DEFAULT_PROMPTS, TrainingConfig, TrainingPair
+from napari_zeroseg.training.bases import check_base, reads_words, ways_of
+from napari_zeroseg.training.config import DEFAULT_PROMPTS, TrainingConfig, TrainingPair, words_of
 from napari_zeroseg.training.data import TrainingData, check_enough
 from napari_zeroseg.training.estimate import PRESETS
 from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
@@ -37,9 +38,6 @@ from napari_zeroseg.training.split import split_for
 if TYPE_CHECKING:
     from napari.components import Dims
     from napari.layers import Image, Labels
-
-TRAINABLE = ("build_mobile_sam", "build_sam_vit", "build_medsam", "build_lite_medsam")
-"""Factories of the models that training knows, which says so itself only once torch is imported."""
 
 _RUNS_LISTED = 20
 _SHOWN = (0.0, 255.0)
@@ -72,6 +70,7 @@ class TrainChoices:
     name: str = ""
     base: str = "mobile_sam"
     what: str = "decoder"
+    words: str = ""
     minutes: float = 0
     labels_are: str = "auto"
     classes: str = ""
@@ -103,6 +102,7 @@ class TrainChoices:
             )
         }
         values["minutes"] = self.minutes or None
+        values["words"] = words_of(self.words)
         values["prompts"] = {kind: weight for kind, weight in self.prompts.items() if weight > 0}
         values["classes"] = tuple(_number(part) for part in self.classes.split(",") if part.strip())
         values["ignore"] = _number(self.ignore) if self.ignore.strip() else None
@@ -150,12 +150,26 @@ class TrainingSession:
     @property
     def bases(self) -> list[Entry]:
         """Models to start from: those that training knows and that are here."""
-        known = [entry for entry in self.zoo.entries.values() if entry.spec.factory.rpartition(":")[2] in TRAINABLE]
+        known = [entry for entry in self.zoo.entries.values() if ways_of(entry.spec)]
         return [entry for entry in known if entry.is_ready]
 
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """What can be trained of the base."""
+        entry = self.zoo.entries.get(self.choices.base)
+        return () if entry is None else ways_of(entry.spec)
+
+    @property
+    def asks_words(self) -> bool:
+        """Whether the base reads, so that the labels need words."""
+        entry = self.zoo.entries.get(self.choices.base)
+        return entry is not None and reads_words(entry.spec)
+
     def set_choices(self, **values: Any) -> None:
-        """Change settings."""
+        """Change settings; what cannot be trained of another base gives way to what can."""
         self.choices = replace(self.choices, **values)
+        if self.ways and self.choices.what not in self.ways:
+            self.choices = replace(self.choices, what=self.ways[0])
         self.changed.emit()
 
     def set_preset(self, name: str) -> None:
@@ -275,6 +289,8 @@ class TrainingSession:
         try:
             check_name(self.name)
             name, settings = self.name, self.choices.settings()
+            settings["words"] = settings["words"] if self.asks_words else {}
+            check_base(settings["base"], settings["what"], settings["words"])
             gatherings = [_gathering(pair, self._dims()) for pair in self.pairs]
         except ZerosegError as error:
             self._fail(error)

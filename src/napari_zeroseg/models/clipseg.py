@@ -5,8 +5,9 @@ Lüddecke and Ecker, "Image segmentation using text and image prompts", CVPR 202
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,17 +56,29 @@ def build(spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.
     WeightsError
         If the weights are another model's, or there is no CLIP for a decoder alone.
     """
-    tensors, folder, name = weights.tensors, weights.folder, weights.sha256[:16]
-    vocabulary = find_vocabulary(folder)
+    vocabulary = find_vocabulary(weights.folder)
     if vocabulary is None:  # it is the same for every CLIPSeg
         vocabulary = find_vocabulary(*(found.path.parent for _, found in _on_this_machine()))
-    if is_original(tensors):
-        beside = None if has_clip(tensors) else _other_clipseg(folder)
-        tensors = convert_original(tensors, beside.tensors if beside else None)
-        name += f"-{beside.sha256[:8]}" if beside else ""
-        folder = None  # what configuration lies there is of other weights
+    tensors, folder, name = official(weights)
     module = build_module(tensors, folder, spec.title)
     return ClipSegSegmenter(spec, module, name, vocabulary, device, dtype)
+
+
+def official(weights: Weights) -> tuple[Mapping[str, Tensor], Path | None, str]:
+    """Return tensors under transformers' names, where their configuration may lie, and what tells them from others.
+
+    Raises
+    ------
+    WeightsError
+        If there is no CLIP for a decoder alone.
+    """
+    name = weights.sha256[:16]
+    if not is_original(weights.tensors):
+        return weights.tensors, weights.folder, name
+    beside = None if has_clip(weights.tensors) else _other_clipseg(weights.folder)
+    tensors = convert_original(weights.tensors, beside.tensors if beside else None)
+    # what configuration lies there is of other weights
+    return tensors, None, f"{name}-{beside.sha256[:8]}" if beside else name
 
 
 def _on_this_machine() -> list[tuple[ModelSpec, Found]]:
@@ -111,11 +124,21 @@ class ClipSegSegmenter:
         self.spec = spec
         self.device = device
         self.dtype = dtype
+        self.vocabulary = vocabulary
         self.model_key = f"{weights_name}-{_PREPROCESSING}-{str(dtype).removeprefix('torch.')}"
         self.network = ClipSegNetwork(module, device, dtype)
         length = int(self.network.config.text_config.max_position_embeddings)
         self._phrases = PhraseMemory(Vocabulary(vocabulary, spec.title, length), self.network.text_conditions)
         self._taught = TaughtConditions(self.model_key, int(self.network.config.projection_dim))
+
+    def with_decoder(self, decoder: nn.Module) -> ClipSegSegmenter:
+        """Return the same model with another decoder; embeddings are good for both, and all else is shared.
+
+        Words that were taught to the one are not asked for by their fitted vectors in :meth:`predict_conditions`.
+        """
+        other = copy.copy(self)
+        other.network = self.network.with_decoder(decoder)
+        return other
 
     def encode(self, image: ArrayLike) -> Embedding:
         """Encode a picture.

@@ -6,6 +6,7 @@ however many phrases are asked for.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Mapping
@@ -154,11 +155,17 @@ class ClipSegNetwork:
         self._visual_projection: nn.Module = clip.visual_projection.to(device)
         self._text: Any = clip.text_model.to(device)
         self._text_projection: nn.Module = clip.text_projection.to(device)
-        self._decoder: Any = module.decoder.to(device, dtype)
+        self.decoder: Any = module.decoder.to(device, dtype)
         self._extracted: tuple[int, ...] = tuple(config.extract_layers)
         # transformers 4 hands blocks a second mask; neither is wanted on the image side
         block = inspect.signature(self._vision.encoder.layers[0].forward).parameters
         self._no_masks = {name: None for name in ("attention_mask", "causal_attention_mask") if name in block}
+
+    def with_decoder(self, decoder: nn.Module) -> ClipSegNetwork:
+        """Return the same network with another decoder; all else is shared."""
+        other = copy.copy(self)
+        other.decoder = decoder.to(self.device, self.dtype).eval().requires_grad_(False)
+        return other
 
     def activations(self, pixels: Tensor) -> Tensor:
         """1 x 3 x 352 x 352 float32 to the decoder's inputs, (blocks, patches + 1, channels).
@@ -192,5 +199,5 @@ class ClipSegNetwork:
         """
         count = len(conditions)
         expanded = [layer.expand(count, -1, -1) for layer in activations.to(self.device, self.dtype)]
-        logits: Tensor = self._decoder(expanded, conditions.to(self.device, self.dtype)).logits
+        logits: Tensor = self.decoder(expanded, conditions.to(self.device, self.dtype)).logits
         return logits.float().reshape(count, SIDE, SIDE)

@@ -45,7 +45,7 @@ class PaAnswer:
     coarse, refined : (B, 64, 64)
         Logits of the mask before and after refinement.
     positive, negative : (B, 4) int64
-        Sampled cells, row * 64 + column, ascending.
+        Sampled cells, row * 64 + column, ascending; (B, 0) where none are sampled.
     """
 
     logits: Tensor
@@ -140,6 +140,32 @@ class PaMaskDecoder(nn.Module):
         )
         self.prompt_adapter = PromptAdapter()
 
+    @classmethod
+    def grown_from(cls, decoder: nn.Module, seed: int) -> PaMaskDecoder:
+        """Return SAM's mask decoder with a new guiding branch and adapter that change nothing yet.
+
+        The guiding branch ends in a convolution of zeros, so that what it adds to the keys is 0, and the refined token
+        begins as 0: as long as no cells are sampled, the mask is SAM's single answer.
+
+        Parameters
+        ----------
+        decoder : torch.nn.Module
+            segment-anything's module with its weights.
+        seed : int
+            Of the new parameters.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            grown = cls()
+        grown.load_state_dict(decoder.state_dict(), strict=False)
+        adapter = grown.prompt_adapter
+        attention = adapter.cross_attn_token_to_image
+        last: Any = [grown.guiding_conv[-1], adapter.refined_mlp.layers[-1]]
+        for parameter in (*(p for layer in last for p in layer.parameters()), attention.v_proj.bias):
+            nn.init.zeros_(parameter)
+        nn.init.zeros_(attention.out_proj.bias)
+        return grown
+
     def guide(self, guiding: Tensor) -> Tensor:
         """Guiding features (1, 4096, 256) of what :func:`guiding_input` makes of a picture."""
         features: Tensor = self.guiding_conv(guiding)
@@ -155,6 +181,7 @@ class PaMaskDecoder(nn.Module):
         dense: Tensor,
         point_embeddings: Tensor,
         noise: GumbelTopK | None = None,
+        samples: bool = True,
     ) -> PaAnswer:
         """Answer B prompts, each for itself.
 
@@ -174,6 +201,8 @@ class PaMaskDecoder(nn.Module):
             Of background points and of points on the object.
         noise : GumbelTopK, optional
             For training: cells are sampled with noise, and gradients pass.
+        samples : bool
+            For training: whether cells are sampled at all.
         """
         batch = len(tokens)
         outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
@@ -185,7 +214,8 @@ class PaMaskDecoder(nn.Module):
         first, second = transformer.layers
         queries, keys = _plain_block(first, query_pe, keys, query_pe, key_pe, filling)
         state = _BlockState(queries, keys, query_pe, key_pe, filling)
-        state, maps, cells = self._guided_block(second, state, guide, point_embeddings, noise)
+        count = SAMPLED if samples else 0
+        state, maps, cells = self._guided_block(second, state, guide, point_embeddings, count, noise)
         attended = _attend(
             transformer.final_attn_token_to_image, state.queries + state.query_pe, state.keys + key_pe, state.keys
         )
@@ -198,7 +228,13 @@ class PaMaskDecoder(nn.Module):
         return PaAnswer(logits, scores, uncertain.sigmoid(), coarse, refined, *cells)
 
     def _guided_block(
-        self, layer: Any, state: _BlockState, guide: Tensor, point_embeddings: Tensor, noise: GumbelTopK | None
+        self,
+        layer: Any,
+        state: _BlockState,
+        guide: Tensor,
+        point_embeddings: Tensor,
+        count: int,
+        noise: GumbelTopK | None,
     ) -> tuple[_BlockState, tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
         keys, query_pe, key_pe = state.keys, state.query_pe, state.key_pe
         queries = _self_attend(layer, state.queries, query_pe, state.filling)
@@ -207,12 +243,12 @@ class PaMaskDecoder(nn.Module):
         update, uncertain, coarse, refined = self.prompt_adapter(queries, query_pe, guided, key_pe)
         keys = keys + guided
         score = uncertain.sigmoid() * (refined.sigmoid() - coarse.sigmoid())
-        positive, contents, places = _sample(score, keys, key_pe, noise)
-        negative, other_contents, other_places = _sample(-score, keys, key_pe, noise)
+        positive, contents, places = _sample(score, keys, key_pe, count, noise)
+        negative, other_contents, other_places = _sample(-score, keys, key_pe, count, noise)
         sampled_pe = torch.cat([places + point_embeddings[1], other_places + point_embeddings[0]], 1)
         queries = torch.cat([queries + seen + update, contents, other_contents], 1)
         query_pe = torch.cat([query_pe, sampled_pe], 1)
-        filling = None if state.filling is None else F.pad(state.filling, (0, 2 * SAMPLED))
+        filling = None if state.filling is None else F.pad(state.filling, (0, 2 * count))
         queries = layer.norm2(queries)
         queries = layer.norm3(queries + layer.mlp(queries))
         keys = _update_keys(layer, queries, keys, query_pe, key_pe, filling)
@@ -322,14 +358,16 @@ def _plain_block(
     return queries, _update_keys(layer, queries, keys, query_pe, key_pe, filling)
 
 
-def _sample(score: Tensor, keys: Tensor, key_pe: Tensor, noise: GumbelTopK | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells with the highest score in raster order: their indices (B, 4), contents and places (B, 4, 256)."""
-    if noise is not None:
-        weights = noise.weights(score, SAMPLED)
+def _sample(
+    score: Tensor, keys: Tensor, key_pe: Tensor, count: int, noise: GumbelTopK | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells with the highest score in raster order: their indices (B, n), contents and places (B, n, 256)."""
+    if noise is not None and count:
+        weights = noise.weights(score, count)
         cells = weights.argmax(-1)
         order = cells.argsort(-1)
         weights = weights.gather(1, order[..., None].expand_as(weights))
         return cells.gather(1, order), weights @ keys, weights @ key_pe.expand(len(keys), -1, -1)
-    cells = score.topk(SAMPLED, -1).indices.sort(-1).values
+    cells = score.topk(count, -1).indices.sort(-1).values
     index = cells[..., None].expand(-1, -1, keys.shape[-1])
     return cells, keys.gather(1, index), key_pe.expand(len(keys), -1, -1).gather(1, index)

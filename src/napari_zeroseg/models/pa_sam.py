@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from napari_zeroseg.models.pa_decoder import PaAnswer, PaMaskDecoder, guiding_in
 from napari_zeroseg.models.pipelines import SamPipeline
 from napari_zeroseg.models.prompt_embedding import SparsePrompts
 from napari_zeroseg.models.sam import SamNetwork, SamSegmenter, load_strictly
+from napari_zeroseg.models.tiny_vit import TinyViT
 from napari_zeroseg.segmenter import Embedding
 
 if TYPE_CHECKING:
@@ -43,9 +45,13 @@ def build_network(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> SamNetwork:
             f"This file holds {spec.title}'s decoder alone: merge it with the SAM checkpoint of the same size first "
             "(zeroseg add DECODER --with SAM_CHECKPOINT)."
         )
-    with torch.device("meta"):
-        network = SamNetwork(vit.image_encoder(vit.SIZES[spec.size_name]))
+    if spec.size_name == "vit_t":
+        network = SamNetwork(TinyViT())
         network.mask_decoder = PaMaskDecoder()
+    else:
+        with torch.device("meta"):
+            network = SamNetwork(vit.image_encoder(vit.SIZES[spec.size_name]))
+            network.mask_decoder = PaMaskDecoder()
     own = {key: tensor for key, tensor in tensors.items() if not key.startswith(_ORIGINAL)}
     load_strictly(network, own, spec.title)
     return network
@@ -75,6 +81,26 @@ class PaSamSegmenter(SamSegmenter):
         self, spec: ModelSpec, network: SamNetwork, weights_hash: str, device: torch.device, dtype: torch.dtype
     ) -> None:
         super().__init__(spec, network, SamPipeline(), weights_hash, device, dtype)
+
+    @classmethod
+    def around(cls, model: SamSegmenter, decoder: PaMaskDecoder) -> PaSamSegmenter:
+        """Return PA-SAM with the encoders of another model, which it shares, and a decoder.
+
+        Parameters
+        ----------
+        model : SamSegmenter
+            One that sees pictures as SAM does.
+        decoder : PaMaskDecoder
+        """
+        made = cls.__new__(cls)
+        made.__dict__.update(model.__dict__)
+        shell: Any = copy.copy(model._network)
+        shell._modules = {**model._network._modules, "mask_decoder": decoder.eval().requires_grad_(False)}
+        made._network = shell
+        if not isinstance(model, PaSamSegmenter):
+            made.model_key = f"{model.model_key}-pa"  # its embeddings hold more
+        made._prepare_decoder(shell)
+        return made
 
     def _prepare_decoder(self, network: SamNetwork) -> None:
         self._decoder: PaMaskDecoder = network.mask_decoder.to(self.device)

@@ -68,7 +68,7 @@ def as_text(card: Mapping[str, Any]) -> str:
         "",
         f"From {split['held_back']}: {split['report_objects']} objects that were not learnt from. {split['note']}",
         "",
-        *_mask_rows(card.get("masks", {})),
+        *_mask_rows(card.get("masks", {}), bool(card["settings"].get("words"))),
         *_class_rows(card.get("class")),
         "## Data",
         "",
@@ -95,7 +95,9 @@ def as_text(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verdict(gains: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None) -> tuple[bool, str]:
+def verdict(
+    gains: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None, of_words: bool = False
+) -> tuple[bool, str]:
     """Whether the trained model should be used instead of its base, and why, in a sentence or two.
 
     Parameters
@@ -104,6 +106,8 @@ def verdict(gains: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | N
         From :func:`napari_zeroseg.training.validation.compared`, by kind of prompt.
     found : mapping or None
         Figures of the class segmenter.
+    of_words : bool
+        Whether the kinds are words, which are scored by planes.
     """
     if not gains:
         return True, f"Finds its class without a prompt: foreground IoU {found['iou']:.3f}." if found else ""
@@ -113,9 +117,10 @@ def verdict(gains: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | N
     if mean <= 0:
         text = "The base was as good or better on the planes held back: use it, or label more and train longer."
         return False, text + (f" Worse for {_kinds(worse)}." if worse else "")
-    text = f"Better than its base by {mean:+.3f} IoU on average over the kinds of prompt."
+    text = f"Better than its base by {mean:+.3f} IoU on average over the {'words' if of_words else 'kinds of prompt'}."
     if not sure:
-        text += " No interval excludes 0: these objects are too few to tell it from chance; label more to be sure."
+        units = "planes" if of_words else "objects"
+        text += f" No interval excludes 0: these {units} are too few to tell it from chance; label more to be sure."
     elif len(sure) < len(gains):
         text += f" Beyond chance for {_kinds(sure)}; for the others the interval includes 0."
     if worse:
@@ -127,10 +132,11 @@ def _kinds(kinds: Sequence[str]) -> str:
     return ", ".join(KIND_WORDS.get(kind, kind) for kind in kinds)
 
 
-def _mask_rows(masks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _mask_rows(masks: Mapping[str, Mapping[str, Any]], of_words: bool) -> list[str]:
     if not masks:
         return []
-    rows = ["| prompt | objects | IoU base | IoU trained | gain (95 % interval) | Dice base | Dice trained |"]
+    asked = "| word | planes" if of_words else "| prompt | objects"
+    rows = [f"{asked} | IoU base | IoU trained | gain (95 % interval) | Dice base | Dice trained |"]
     rows.append("| --- | --- | --- | --- | --- | --- | --- |")
     for kind, entry in masks.items():
         low, high = entry["gain_interval"]

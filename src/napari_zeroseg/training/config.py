@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,9 +15,10 @@ from napari_zeroseg.errors import InputError, ReadError
 VERSION = 1
 """Of the table's form; a run of another one is refused with a sentence."""
 
-WHAT = ("decoder", "class", "decoder+class", "lora", "blocks", "all")
-"""What can be trained: the mask decoder on kept embeddings; the segmenter of the class; both; small matrices inside the
-encoder (LoRA); its last blocks; everything. The last three train the decoder as well."""
+WHAT = ("decoder", "class", "decoder+class", "adapter", "lora", "blocks", "all")
+"""What can be trained: the mask decoder on kept embeddings; the segmenter of the class; both; PA-SAM's adapter with
+parts of the decoder; small matrices inside the encoder (LoRA); its last blocks; everything. The last three train the
+decoder as well."""
 
 PROMPT_KINDS = (
     "box",
@@ -66,7 +68,7 @@ class TrainingPair:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise InputError(f"The role of a pair is {_one_of(ROLES)}, not {self.role!r}.")
+            raise InputError(f"The role of a pair is {one_of(ROLES)}, not {self.role!r}.")
         if self.contrast is not None:
             object.__setattr__(self, "contrast", (float(self.contrast[0]), float(self.contrast[1])))
 
@@ -90,6 +92,9 @@ class TrainingConfig:
         Key of the model to start from.
     what : str
         One of :data:`WHAT`.
+    words : mapping of str to tuple of int
+        For a base that reads: each phrase, and the labels that it names, () for all. From a text such as
+        "lung=1+2, heart=3" by :func:`words_of`.
     labels_are : str
         "instances" (each number is one object), "classes" (each number is a class, each connected part an object) or
         "auto": classes if a number has more than 1.5 parts a plane on average.
@@ -150,6 +155,7 @@ class TrainingConfig:
     pairs: tuple[TrainingPair, ...]
     base: str = "mobile_sam"
     what: str = "decoder"
+    words: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     labels_are: str = "auto"
     classes: tuple[int, ...] = ()
     ignore: int | None = None
@@ -185,6 +191,7 @@ class TrainingConfig:
         object.__setattr__(self, "pairs", tuple(_as_pair(pair) for pair in self.pairs))
         object.__setattr__(self, "classes", tuple(int(label) for label in self.classes))
         object.__setattr__(self, "prompts", {kind: float(weight) for kind, weight in self.prompts.items()})
+        object.__setattr__(self, "words", words_of(self.words))
         low, high = self.box_margin
         object.__setattr__(self, "box_margin", (float(low), float(high)))
         _check(self)
@@ -304,13 +311,17 @@ def as_toml(table: Mapping[str, Any]) -> str:
     lines, tables = [], []
     for name, value in table.items():
         if isinstance(value, Mapping):
-            tables += ["", f"[{name}]", *(f"{key} = {_toml(inner)}" for key, inner in value.items())]
+            tables += ["", f"[{name}]", *(f"{_toml_key(key)} = {_toml(inner)}" for key, inner in value.items())]
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             for entry in value:
                 tables += ["", f"[[{name}]]", *(f"{key} = {_toml(inner)}" for key, inner in entry.items())]
         else:
             lines.append(f"{name} = {_toml(value)}")
     return "\n".join(lines + tables) + "\n"
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def _toml(value: Any) -> str:
@@ -324,8 +335,46 @@ def _toml(value: Any) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
 
 
-def _one_of(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+def words_of(words: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Return phrases and the labels that each of them names.
+
+    Parameters
+    ----------
+    words : str or mapping
+        As in "lung=1+2, heart=3"; a phrase without labels names all of them. A mapping is only checked.
+
+    Raises
+    ------
+    InputError
+        If a phrase is empty or a label is no whole number above 0.
+    """
+    if isinstance(words, str):
+        parts = [part.partition("=") for part in words.split(",") if part.strip()]
+        given: Mapping[str, Sequence[Any]] = {
+            phrase: [label for label in labels.split("+") if label.strip()] for phrase, _, labels in parts
+        }
+    elif isinstance(words, Mapping):
+        given = words
+    else:
+        raise InputError(f"Words are a text such as 'lung=1+2, heart=3', or a table of phrases, not {words!r}.")
+    checked: dict[str, tuple[int, ...]] = {}
+    for phrase, labels in given.items():
+        try:
+            numbers = tuple(int(label) for label in labels)
+        except (TypeError, ValueError):
+            numbers = (0,)
+        if not phrase.strip() or any(number < 1 for number in numbers):
+            raise InputError(
+                f"Words are phrases with the labels that they name, such as 'lung=1+2, heart=3', not {phrase!r} with "
+                f"{labels!r}."
+            )
+        checked[" ".join(phrase.split())] = numbers
+    return checked
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Names with commas and "or"."""
+    return " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _check(config: TrainingConfig) -> None:
@@ -337,7 +386,7 @@ def _check(config: TrainingConfig) -> None:
         ("labels_are", config.labels_are, ("auto", "instances", "classes")),
     ):
         if value not in allowed:
-            raise InputError(f"The setting {name!r} is {_one_of(allowed)}, not {value!r}.")
+            raise InputError(f"The setting {name!r} is {one_of(allowed)}, not {value!r}.")
     unknown = [kind for kind in config.prompts if kind not in PROMPT_KINDS]
     if unknown:
         raise InputError(f"There is no prompt {unknown[0]!r} to simulate; there are: {', '.join(PROMPT_KINDS)}.")

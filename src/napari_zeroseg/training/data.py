@@ -220,7 +220,7 @@ def check_enough(data: TrainingData, config: TrainingConfig) -> None:
     Raises
     ------
     InputError
-        Without labels, with fewer than ten objects, or if every plane is one single object.
+        Without labels, with fewer than ten objects, if every plane is one single object, or if a word names none.
     """
     if not data.planes or not data.objects:
         which = f"of the classes {', '.join(map(str, config.classes))} " if config.classes else ""
@@ -242,6 +242,17 @@ def check_enough(data: TrainingData, config: TrainingConfig) -> None:
             f"and {FEWEST_OBJECTS} are needed to start: draw {FEWEST_OBJECTS - count} more"
             + ("." if data.as_classes else ", or say that labels are classes if each connected part is an object.")
         )
+    _check_words(data, config)
+
+
+def _check_words(data: TrainingData, config: TrainingConfig) -> None:
+    there = {one.label for one in data.objects}
+    for word, labels in config.words.items():
+        if labels and not there & set(labels):
+            raise InputError(
+                f"No object has a label of {word!r} ({', '.join(map(str, labels))}): label some, or give the numbers "
+                f"that the labels have, such as {', '.join(map(str, sorted(there)[:5]))}."
+            )
 
 
 def _planes_of(source: Any, what: str) -> tuple[Planes, tuple[float, float] | None]:

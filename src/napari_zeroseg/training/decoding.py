@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,14 @@ from napari_zeroseg.models.mask_decoding import MaskDecoding
 from napari_zeroseg.models.pipelines import PromptFrame
 from napari_zeroseg.models.prompt_embedding import SIDE, PromptEmbedding, SparsePrompts
 from napari_zeroseg.prompts import Prompt
+
+
+class Decoding(Protocol):
+    """A mask decoder for one forward and backward pass."""
+
+    def first(self, embedding: Tensor, prompts: SparsePrompts) -> Tensor:
+        """The (256, 256) logits that answer the first prompt best, as the network trusts itself."""
+        ...
 
 
 class TrainableDecoding(MaskDecoding):
@@ -52,6 +60,11 @@ class TrainableDecoding(MaskDecoding):
         queries, keys = self._attend(self.image_side(embedding), embedding, prompts)
         wanted = slice(0, 4)
         return self._masks(keys, self._hyper(queries, wanted)), self._scores(queries, wanted)
+
+    def first(self, embedding: Tensor, prompts: SparsePrompts) -> Tensor:
+        """The (256, 256) logits of the best of a click's three candidates."""
+        logits, scores = self.answer(embedding, prompts)
+        return logits[0, 1 + int(scores[0, 1:].argmax())]
 
     def _masks(self, keys: Tensor, hyper: Tensor) -> Tensor:
         first, norm, _, second, _ = self._modules

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training import previews
@@ -24,7 +25,7 @@ from napari_zeroseg.training.data import TrainingData, TrainingObject
 from napari_zeroseg.training.events import Events
 from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.loop import HEAD, StepReport, Trainer, read_state, save_state
-from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.networks import Learner, Trained
 from napari_zeroseg.training.patches import Patch
 from napari_zeroseg.training.processes import Processes
 from napari_zeroseg.training.split import Split, objects_of
@@ -32,10 +33,8 @@ from napari_zeroseg.training.validation import (
     MOST_REPORTED,
     MaskScores,
     compared,
-    kinds_to_score,
     pooled,
     score_class,
-    score_masks,
     some_of,
 )
 from napari_zeroseg.training.workbench import Workbench
@@ -69,7 +68,7 @@ class Around(Protocol):
 class Fitted:
     """What a fit came to."""
 
-    network: Network
+    network: Learner
     split: Split
     changed: dict[str, Tensor]
     head: ClassSegmenter | None
@@ -172,11 +171,11 @@ class Fitting:
     def _chosen(self) -> list[TrainingObject]:
         return some_of(objects_of(self._data, self._split.choose), self._config.validation_objects)
 
-    def _score(self, model: SamSegmenter, objects: Sequence[TrainingObject], all_kinds: bool) -> dict[str, MaskScores]:
-        config = self._config
-        kinds = kinds_to_score(list(config.prompts), model.spec.accepts, all_kinds)
-        store = self._store if model.model_key == self._network.model.model_key else self._bench.passing
-        return score_masks(model, self._data, objects, kinds, store, config.seed, config.box_margin, self._run.between)
+    def _score(self, model: Trained, objects: Sequence[TrainingObject], all_kinds: bool) -> dict[str, MaskScores]:
+        return self._bench.judge.score(model, objects, all_kinds, self._store_of(model), self._run.between)
+
+    def _store_of(self, model: Trained) -> EmbeddingStore:
+        return self._store if model.model_key == self._network.model.model_key else self._bench.passing
 
     def _train(self, trainer: Trainer) -> None:
         every = max(_FEWEST_BETWEEN, trainer.steps // VALIDATIONS)
@@ -240,21 +239,21 @@ class Fitting:
         self._tell("validation", best=self._since_best == 0, picture=picture, **row)
         self._write_row(row)
 
-    def _score_class(self, model: SamSegmenter, head: ClassSegmenter, planes: Sequence[int]) -> list[Counts]:
-        store = self._store if model.model_key == self._network.model.model_key else self._bench.passing
+    def _score_class(self, model: Trained, head: ClassSegmenter, planes: Sequence[int]) -> list[Counts]:
+        assert isinstance(model, SamSegmenter)
+        store = self._store_of(model)
         return score_class(model, head, self._data, planes, store, self._split.held, self._run.between)
 
-    def _preview(self, model: SamSegmenter, step: int) -> str:
+    def _preview(self, model: Trained, step: int) -> str:
         if not self._config.trains_masks:
             return ""
         some = some_of(objects_of(self._data, self._split.choose), 4)
-        kinds = kinds_to_score(list(self._config.prompts), model.spec.accepts, False)
-        store = self._store if model.model_key == self._network.model.model_key else self._bench.passing
+        judge = self._bench.judge
         if not self._base_previews:
-            self._base_previews = previews.answers(self._network.model, self._data, some, kinds[0], self._store)
+            self._base_previews = judge.answers(self._network.model, some, self._store)
         path = self._run.folder.previews / f"step{step:06d}.png"
-        now = previews.answers(model, self._data, some, kinds[0], store)
-        previews.write(path, self._data, some, self._base_previews, now)
+        now = judge.answers(model, some, self._store_of(model))
+        previews.write(path, self._data, some, judge.truth, self._base_previews, now)
         return str(path)
 
     def _judged(self, trainer: Trainer) -> Fitted:

@@ -20,7 +20,7 @@ from napari_zeroseg.devices import is_out_of_memory, release
 from napari_zeroseg.errors import DeviceMemoryError, InputError, ReadError, WriteError
 from napari_zeroseg.training.classes import ClassHead
 from napari_zeroseg.training.config import TrainingConfig
-from napari_zeroseg.training.networks import Network
+from napari_zeroseg.training.networks import NEW_RATE, Learner
 from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.tasks import MaskTask, Task
 
@@ -31,9 +31,6 @@ HEAD = "class_head."
 
 _LAST_RATE = 0.05
 """Learning rate at the end, as part of the highest."""
-
-_HEAD_RATE = 5.0
-"""The class head starts from nothing and learns this many times faster than the decoder."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,9 @@ class Trainer:
     Parameters
     ----------
     config : TrainingConfig
-    network : Network
+    network : Learner
     tasks : mapping of str to Task
-        "masks", "class" or both.
+        "masks", "class", both, or "words".
     head : ClassHead or None
     steps : int
         In all.
@@ -69,7 +66,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainingConfig,
-        network: Network,
+        network: Learner,
         tasks: Mapping[str, Task],
         head: ClassHead | None,
         steps: int,
@@ -155,19 +152,16 @@ class Trainer:
             task.at_once = size
 
     def _groups(self) -> list[dict[str, Any]]:
-        rate = self._config.learning_rate
-        groups = []
-        for prefix, factor in (
-            ("mask_decoder.", 1.0),
-            ("image_encoder.", self._config.encoder_rate),
-            (HEAD, _HEAD_RATE),
-        ):
-            chosen = [parameter for name, parameter in self.parameters.items() if name.startswith(prefix)]
-            if chosen:
-                # the matrices of LoRA are new and small: they take the full rate
-                factor = 1.0 if prefix == "image_encoder." and self._config.what == "lora" else factor
-                groups.append({"params": chosen, "lr": rate * factor, "highest": rate * factor})
-        return groups
+        groups: dict[tuple[int, float], list[nn.Parameter]] = {}
+        for name, parameter in self.parameters.items():
+            if name.startswith(HEAD):
+                place, factor = 2, NEW_RATE
+            else:
+                place, factor = int(name.startswith("image_encoder.")), self._network.rate_of(name)
+            groups.setdefault((place, factor), []).append(parameter)
+        # decoder first: its rate is the one that is told
+        rates = [(self._config.learning_rate * factor, groups[place, factor]) for place, factor in sorted(groups)]
+        return [{"params": chosen, "lr": rate, "highest": rate} for rate, chosen in rates]
 
     def _set_rate(self) -> None:
         """Linear warm-up, then half a cosine (Loshchilov and Hutter, ICLR 2017)."""
@@ -184,7 +178,7 @@ class Trainer:
         while True:
             self._optimizer.zero_grad(set_to_none=True)
             try:
-                return {name: task.step(self.done) for name, task in self._tasks.items()}
+                return {name: task.step(self.done, self.done / self.steps) for name, task in self._tasks.items()}
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -61,7 +61,7 @@ def boundary(logits: Tensor, target: Tensor, weight: Tensor, width: int = 3, rea
     """
     p = logits.sigmoid() * weight
     target = target * weight
-    drawn, true = _border(p, width), _border(target, width)
+    drawn, true = border_of(p, width), border_of(target, width)
     near_true, near_drawn = _widened(true, reach), _widened(drawn, reach)
     precision = ((drawn * near_true).sum((-2, -1)) + _EPSILON) / (drawn.sum((-2, -1)) + _EPSILON)
     recall = ((true * near_drawn).sum((-2, -1)) + _EPSILON) / (true.sum((-2, -1)) + _EPSILON)
@@ -93,7 +93,8 @@ def _mean(losses: Tensor, weight: Tensor) -> Tensor:
     return (weight * losses).sum((-2, -1)) / weight.sum((-2, -1)).clamp_min(1)
 
 
-def _border(mask: Tensor, width: int) -> Tensor:
+def border_of(mask: Tensor, width: int) -> Tensor:
+    """What (N, H, W) masks lose by erosion with a square of odd `width`."""
     return F.max_pool2d(1 - mask[:, None], width, 1, (width - 1) // 2)[:, 0] - (1 - mask)
 
 

@@ -6,7 +6,8 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +16,92 @@ from torch.utils.checkpoint import checkpoint
 
 from napari_zeroseg.catalogue import ModelSpec
 from napari_zeroseg.embeddings import EmbeddingStore
-from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.medsam import lite_network
 from napari_zeroseg.models.sam import SamNetwork, SamSegmenter, load_strictly, vit_network
 from napari_zeroseg.models.tiny_vit import TinyViT
-from napari_zeroseg.registry import find_model, load_model
+from napari_zeroseg.registry import load_model
+from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.training.bases import check_base, form_of
 from napari_zeroseg.training.config import TrainingConfig
-from napari_zeroseg.training.decoding import TrainableDecoding
-from napari_zeroseg.training.patches import Patch, Patches
+from napari_zeroseg.training.decoding import Decoding, TrainableDecoding
+from napari_zeroseg.training.patches import Patch, Patches, Seen
 from napari_zeroseg.weights import weights_of
 
-_NETWORKS = {
+_SAM_NETWORKS = {
     "napari_zeroseg.models.sam:build_mobile_sam": lambda spec: SamNetwork(TinyViT()),
     "napari_zeroseg.models.sam:build_sam_vit": lambda spec: vit_network(spec),
     "napari_zeroseg.models.medsam:build_medsam": lambda spec: vit_network(spec),
     "napari_zeroseg.models.medsam:build_lite_medsam": lambda spec: lite_network(),
 }
-"""Models that can be trained, by their factory."""
-
-
-def can_train(spec: ModelSpec) -> bool:
-    """Whether training knows a model's network."""
-    return spec.factory in _NETWORKS
+"""Modules of the SAM family, by the factory of the model."""
 
 
 def network_of(spec: ModelSpec) -> SamNetwork:
     """Return the modules of a model that can be trained, without its weights."""
-    made: SamNetwork = _NETWORKS[spec.factory](spec)
+    made: SamNetwork = _SAM_NETWORKS[spec.factory](spec)
     return made
+
+
+class Learner(Protocol):
+    """A base that is trained, whatever its family."""
+
+    form: str
+    """Key of the model whose variant the result is."""
+    base_sha256: str
+
+    @property
+    def base_tensors(self) -> Mapping[str, Tensor]:
+        """All weights of the base under their official names."""
+        ...
+
+    @property
+    def model(self) -> Trained:
+        """The base."""
+        ...
+
+    @property
+    def modules(self) -> nn.Module:
+        """What holds the trained parameters."""
+        ...
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether embeddings change."""
+        ...
+
+    def encoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained parameters of the encoder."""
+        ...
+
+    def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained parameters of the decoder."""
+        ...
+
+    def rate_of(self, name: str) -> float:
+        """Learning rate of a trained parameter as part of the configuration's."""
+        ...
+
+    def changed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under their official names that differ from the base's, from trained parameters by name."""
+        ...
+
+    def model_with(self, changed: Mapping[str, Tensor], name: str) -> Trained:
+        """The model with some tensors replaced; `name` tells its embeddings from others where the encoder changed."""
+        ...
+
+    def lay_beside(self, folder: Path) -> None:
+        """Write the files that have to lie beside the weights."""
+        ...
+
+
+class Trained(Segmenter, Protocol):
+    """A model on a device."""
+
+    device: torch.device
+
+
+NEW_RATE = 5.0
+"""What starts from nothing learns this many times faster than the decoder."""
 
 
 class Network:
@@ -59,24 +118,19 @@ class Network:
     """
 
     def __init__(self, config: TrainingConfig) -> None:
-        spec = find_model(config.base)
-        if not can_train(spec):
-            names = "MobileSAM, SAM, MedSAM and LiteMedSAM"
-            raise InputError(
-                f"{spec.title} cannot be trained here: choose {names}, or a model trained from one of them."
-            )
+        spec = check_base(config.base, config.what, config.words)
+        self.form = form_of(spec, config.what)
         loaded = load_model(config.base, device=config.device, precision=config.precision)
         assert isinstance(loaded, SamSegmenter)
         self.model = loaded
         weights = weights_of(spec)
         self.base_sha256 = weights.sha256
         self.base_tensors = weights.tensors
-        self.modules: SamNetwork = _NETWORKS[spec.factory](spec)
-        load_strictly(self.modules, weights.tensors, spec.title)
+        self.modules = self._built(spec, weights.tensors, config)
         # statistics of BatchNorm stay those of the base: a few windows are no basis for others
         self.modules.eval().requires_grad_(False)
         self.modules.to(loaded.device)
-        self._what = config.what
+        self._what, self._encoder_rate = config.what, config.encoder_rate
         self._lora: dict[str, LoraLinear] = {}
         self._open(config)
         if config.recompute and self.trains_encoder:
@@ -99,8 +153,13 @@ class Network:
             if parameter.requires_grad:
                 yield f"mask_decoder.{name}", parameter
 
-    def decoding(self) -> TrainableDecoding:
-        """The mask decoder as it is now, for one forward and backward pass."""
+    def rate_of(self, name: str) -> float:
+        """Learning rate of a trained parameter as part of the configuration's."""
+        # the matrices of LoRA are new and small: they take the full rate
+        return self._encoder_rate if name.startswith("image_encoder.") and self._what != "lora" else 1.0
+
+    def decoding(self, seen: Seen) -> Decoding:
+        """The mask decoder as it is now, for one forward and backward pass on a patch."""
         modules = self.modules
         return TrainableDecoding(modules.prompt_encoder, modules.mask_decoder, self.model.device, self.model.dtype)
 
@@ -114,6 +173,9 @@ class Network:
         with torch.autocast(kind, self.model.dtype, enabled=self.model.dtype != torch.float32):
             image: Tensor = self.modules.image_encoder(pixels)
         return image.float()
+
+    def lay_beside(self, folder: Path) -> None:
+        """Nothing has to lie beside the weights of the SAM family."""
 
     def _recompute(self) -> None:
         """Let the encoder's blocks forget what they computed until the way back asks for it."""
@@ -143,9 +205,15 @@ class Network:
             decoder.requires_grad_(False)
             model._prepare_decoder(shell)
             return model
-        network = _NETWORKS[old.spec.factory](old.spec)
+        network = network_of(old.spec)
         load_strictly(network, {**self.base_tensors, **changed}, old.spec.title)
         return SamSegmenter(old.spec, network, old.pipeline, name.rjust(16, "-")[-16:], old.device, old.dtype)
+
+    def _built(self, spec: ModelSpec, tensors: Mapping[str, Tensor], config: TrainingConfig) -> SamNetwork:
+        """The base's modules with its weights."""
+        modules = network_of(spec)
+        load_strictly(modules, tensors, spec.title)
+        return modules
 
     def _open(self, config: TrainingConfig) -> None:
         if not config.trains_masks:

@@ -18,6 +18,7 @@ from napari_zeroseg.embeddings import EmbeddingStore, content_key
 from napari_zeroseg.models.pipelines import LOW_RES_SIDE
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.segmenter import Embedding, Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.training.augment import varied
 from napari_zeroseg.training.data import IGNORE, Box, TrainingData, TrainingObject
@@ -110,36 +111,41 @@ class Patches:
         while self._bytes > _REMEMBERED and len(self._variants) > 1:
             self._bytes -= self._variants.popitem(last=False)[1].size
 
-    def embedding(self, patch: Patch, model: SamSegmenter, store: EmbeddingStore) -> Tensor:
-        """(1, 256, 64, 64) float32 with the digits that a file keeps, so that a resumed run finds the same."""
+    def encoded(self, patch: Patch, model: Segmenter, store: EmbeddingStore) -> Embedding:
+        """What a model makes of a patch: kept, or computed and kept."""
         picture = np.ascontiguousarray(self.see(patch).picture)
         key = content_key(picture, model.model_key)
         found = store.get(key, (picture.shape[0], picture.shape[1]), model.model_key)
         if found is None:
             found = model.encode(picture)
             store.put(key, found)
-        image = torch.as_tensor(found.tensors["image"])
+        return found
+
+    def embedding(self, patch: Patch, model: SamSegmenter, store: EmbeddingStore) -> Tensor:
+        """(1, 256, 64, 64) float32 with the digits that a file keeps, so that a resumed run finds the same."""
+        image = torch.as_tensor(self.encoded(patch, model, store).tensors["image"])
         return image.half().float().to(model.device)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Where a window lies among the 256 x 256 cells of an answer."""
+    """Where a window lies among the cells of an answer, 256 x 256 unless another side is given."""
 
     rows: int
     columns: int
+    side: int = LOW_RES_SIDE
 
     def shrunk(self, mask: Mask) -> Tensor:
-        """(H, W) bool to (256, 256): the covered part of each cell."""
+        """(H, W) bool to (side, side): the covered part of each cell."""
         small = Image.fromarray(mask.astype(np.uint8) * 255)
         small = small.resize((self.columns, self.rows), Image.Resampling.BOX)
-        out = torch.zeros((LOW_RES_SIDE, LOW_RES_SIDE))
+        out = torch.zeros((self.side, self.side))
         out[: self.rows, : self.columns] = torch.from_numpy(np.asarray(small, np.float32) / 255)
         return out
 
     def weight(self, objects: NDArray[np.int32]) -> Tensor:
-        """(256, 256): 1 where a cell counts, 0 in the padding and where labels are to be ignored."""
-        out = torch.zeros((LOW_RES_SIDE, LOW_RES_SIDE))
+        """(side, side): 1 where a cell counts, 0 in the padding and where labels are to be ignored."""
+        out = torch.zeros((self.side, self.side))
         out[: self.rows, : self.columns] = 1
         ignored = objects == IGNORE
         if ignored.any():

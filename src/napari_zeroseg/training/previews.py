@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from napari_zeroseg.embeddings import EmbeddingStore
-from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training.data import TrainingData, TrainingObject
-from napari_zeroseg.training.patches import prompt_on
-from napari_zeroseg.view import View
 
 TRUTH, BASE, NOW = (80, 220, 100), (250, 170, 40), (90, 160, 255)
 """Colours of the outlines."""
@@ -23,27 +19,18 @@ _SIDE = 224
 """Pixels of one preview."""
 
 
-def answers(
-    model: SamSegmenter, data: TrainingData, objects: Sequence[TrainingObject], kind: str, store: EmbeddingStore
-) -> list[NDArray[np.bool_]]:
-    """(H, W) bool of each object, asked for by one prompt of a kind."""
-    found = []
-    for one in objects:
-        picture, numbers = data.read(one.plane)
-        prompt = prompt_on(kind, numbers == one.number, np.random.default_rng(0))
-        (prediction,) = View(model, picture, store).predict([prompt], multimask=None)
-        found.append(prediction.mask)
-    return found
-
-
 def write(
     path: Path,
     data: TrainingData,
     objects: Sequence[TrainingObject],
+    truth: Callable[[TrainingObject, NDArray[np.int32]], NDArray[np.bool_]],
     before: Sequence[NDArray[np.bool_]],
     now: Sequence[NDArray[np.bool_]],
 ) -> None:
-    """Write one PNG with an object beside the other: truth green, base orange, present blue."""
+    """Write one PNG with an object beside the other: truth green, base orange, present blue.
+
+    `truth` gives the (H, W) mask of what is asked for, from an object and the numbered objects of its plane.
+    """
     panels = []
     for one, base, answer in zip(objects, before, now, strict=True):
         picture, numbers = data.read(one.plane)
@@ -55,7 +42,7 @@ def write(
         window = picture[rows, columns]
         colour = np.repeat(window[..., None], 3, -1) if window.ndim == 2 else window.copy()
         colour = _enlarged(colour)
-        for mask, line in ((numbers == one.number, TRUTH), (base, BASE), (answer, NOW)):
+        for mask, line in ((truth(one, numbers), TRUTH), (base, BASE), (answer, NOW)):
             colour[_outline(_enlarged(mask[rows, columns]))] = line
         panels.append(colour)
     if panels:

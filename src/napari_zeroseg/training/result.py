@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -85,7 +85,13 @@ def check_name(name: str) -> None:
 
 
 def register(
-    name: str, base: ModelSpec, tensors: Mapping[str, Tensor], card: Mapping[str, Any], others: Mapping[str, Path]
+    name: str,
+    base: ModelSpec,
+    form: str,
+    tensors: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    others: Mapping[str, Path],
+    lay_beside: Callable[[Path], None] = lambda folder: None,
 ) -> ModelSpec:
     """Put a trained model into the models folder, where the list finds it.
 
@@ -93,12 +99,17 @@ def register(
     ----------
     name : str
     base : ModelSpec
+        What it learnt from, whose licence binds it.
+    form : str
+        Key of the model whose network it is.
     tensors : mapping of str to Tensor
         All weights under their official names.
     card : mapping
         What :mod:`napari_zeroseg.training.card` writes.
     others : mapping of str to Path
         Further files to lie beside it, by their name there.
+    lay_beside : callable, optional
+        Called with a folder to write files into that the network needs beside its weights.
 
     Raises
     ------
@@ -114,7 +125,8 @@ def register(
         with TemporaryDirectory(dir=home, prefix=".training-") as place:
             file = Path(place) / WEIGHTS_FILE
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-            spec = add_checkpoint(file, base.base or base.key, name, link=True)
+            lay_beside(Path(place))
+            spec = add_checkpoint(file, form, name, link=True)
         _furnish(name, "a training run", base, card, others)
     except (OSError, SafetensorError) as error:
         if isinstance(error, ZerosegError):
@@ -136,7 +148,7 @@ def _furnish(name: str, source: str, base: ModelSpec, card: Mapping[str, Any], o
             beside.append(target)
     own = read_card(name)
     assert own is not None
-    companions = {file: hash_again(folder / file) for file in beside}
+    companions = {**own.companions, **{file: hash_again(folder / file) for file in beside}}
     # what learnt from weights is bound by their licence
     furnished = replace(own, source=source, companions=companions)
     replace(furnished, licence=base.licence, licence_note=base.licence_note).write()

@@ -237,7 +237,7 @@ class Work:
         from napari_zeroseg.training.fitting import figures_of, learnt_file
 
         masks, found = figures_of(turned or [fitted])
-        better, sentence = cards.verdict(masks, found)
+        better, sentence = cards.verdict(masks, found, bool(self.config.words))
         if not better:
             self.events("warning", message=sentence)
         base = fitted.network.model.spec
@@ -282,7 +282,7 @@ class Work:
         head = learnt_file(self.folder, fitted)
         if head is not None:
             extra[head.name] = head
-        register(self.config.name, base, tensors, card, extra)
+        register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside)
         self.folder.write_status("done", name=self.config.name, verdict=sentence)
         self.events("done", key=self.config.name, better=better, verdict=sentence, masks=masks, **{"class": found})
         return TrainedModel(self.config.name, plain(card), better, self.folder.path)

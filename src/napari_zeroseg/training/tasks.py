@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.models.prompt_embedding import SparsePrompts
 from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.tiling import Field
 from napari_zeroseg.training.classes import ClassHead, cells_of, class_loss, fields_of, maps_of, picture_of, targets_of
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingObject
-from napari_zeroseg.training.decoding import Prompter, TrainableDecoding
+from napari_zeroseg.training.decoding import Decoding, Prompter, TrainableDecoding
 from napari_zeroseg.training.losses import iou_loss, mask_loss
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, Seen, far, near, prompt_on
 from napari_zeroseg.training.processes import ALONE, Processes
-from napari_zeroseg.training.prompts import draw, usable
+from napari_zeroseg.training.prompts import Mask, draw, usable
 
 NEAR_SHARE = 2 / 3
 """Part of the clicks that are learnt in the window from near; inference prefers it in doubt."""
@@ -57,12 +59,24 @@ class Task(Protocol):
         """How many steps show everything once."""
         ...
 
-    def step(self, number: int) -> float:
-        """Add the gradients of this process's share of a step's units and return their part of the mean loss."""
+    def step(self, number: int, part: float = 1.0) -> float:
+        """Add the gradients of this process's share of a step's units and return their part of the mean loss.
+
+        Parameters
+        ----------
+        number : int
+            Of the step, counted over all epochs.
+        part : float
+            How much of the run is behind, 0 to 1.
+        """
         ...
 
     def trained(self) -> Iterable[nn.Module]:
         """Modules with parameters of this task alone."""
+        ...
+
+    def windows(self) -> Iterable[tuple[int, Field]]:
+        """Planes and windows of them that are looked at."""
         ...
 
 
@@ -99,6 +113,7 @@ class MaskTask:
         self._loss = mask_loss(config.loss)
         self._prompter = Prompter(network.modules.prompt_encoder, network.model.device)
         self._planned: tuple[int, list[list[Chunk]]] | None = None
+        self._part = 1.0
         self.at_once = PROMPTS_AT_ONCE
 
     def steps(self) -> int:
@@ -109,8 +124,14 @@ class MaskTask:
         """The mask decoder."""
         return [self._network.modules.mask_decoder]
 
-    def step(self, number: int) -> float:
+    def windows(self) -> Iterable[tuple[int, Field]]:
+        """Each object from near and from afar."""
+        data = self._patches.data
+        return [(one.plane, field) for one in self._objects for field in (near(data, one), far(data, one))]
+
+    def step(self, number: int, part: float = 1.0) -> float:
         """Learn the objects of step `number`, counted over all epochs."""
+        self._part = part
         chunks = self._of_step(number)
         count = sum(len(chunk.objects) for chunk in chunks)
         return sum(self._learn(chunk, count) for chunk in self._processes.share(chunks)) / count
@@ -162,7 +183,7 @@ class MaskTask:
         pairs = list(zip(chunk.objects, chunk.kinds, strict=True))
         total = 0.0
         for first in range(0, len(pairs), self.at_once):
-            loss = self._loss_of(pairs[first : first + self.at_once], seen, leaf, rng)
+            loss = self._loss_of(pairs[first : first + self.at_once], seen, leaf, rng, chunk)
             if loss is not None:
                 (loss / count).backward()
                 total += float(loss.detach())
@@ -171,26 +192,40 @@ class MaskTask:
         return total
 
     def _loss_of(
-        self, pairs: Sequence[tuple[TrainingObject, str]], seen: Seen, image: Tensor, rng: np.random.Generator
+        self,
+        pairs: Sequence[tuple[TrainingObject, str]],
+        seen: Seen,
+        image: Tensor,
+        rng: np.random.Generator,
+        chunk: Chunk,
     ) -> Tensor | None:
         """Sum of the losses of objects that are answered together; None if the window shows none of them."""
-        model = self._network.model
-        decoding = self._network.decoding()
-        cells = cells_of(model, seen.shape)
+        decoding = self._network.decoding(seen)
         shown = [(kind, seen.objects == one.number) for one, kind in pairs]
         shown = [(kind, mask) for kind, mask in shown if mask.any()]
         if not shown:
             return None
         prompts = [self._prompt(kind, mask, rng, seen, image, decoding) for kind, mask in shown]
-        logits, scores = decoding.answer(image, self._prompter(prompts, model.pipeline.frame(seen.shape)))
-        target = torch.stack([cells.shrunk(mask) for _, mask in shown]).to(model.device)
-        weight = cells.weight(seen.objects).to(model.device).expand_as(target)
-        return self._judge(prompts, logits, scores, target, weight)
+        sparse = self._prompter(prompts, self._network.model.pipeline.frame(seen.shape))
+        return self._judged(decoding, image, sparse, prompts, [mask for _, mask in shown], seen, chunk)
 
-    def _judge(
-        self, prompts: Sequence[Prompt], logits: Tensor, scores: Tensor, target: Tensor, weight: Tensor
+    def _judged(
+        self,
+        decoding: Decoding,
+        image: Tensor,
+        sparse: SparsePrompts,
+        prompts: Sequence[Prompt],
+        masks: Sequence[Mask],
+        seen: Seen,
+        chunk: Chunk,
     ) -> Tensor:
         """Sum of the losses of B prompts: a click is answered by three candidates, anything else by the single mask."""
+        assert isinstance(decoding, TrainableDecoding)
+        device = self._network.model.device
+        cells = cells_of(self._network.model, seen.shape)
+        target = torch.stack([cells.shrunk(mask) for mask in masks]).to(device)
+        weight = cells.weight(seen.objects).to(device).expand_as(target)
+        logits, scores = decoding.answer(image, sparse)
         clicked = torch.tensor([one.is_ambiguous for one in prompts], device=logits.device)
         single = self._loss(logits[:, 0], target, weight)
         trust = iou_loss(scores[:, 0], logits[:, 0], target, weight)
@@ -209,7 +244,7 @@ class MaskTask:
         rng: np.random.Generator,
         seen: Seen,
         image: Tensor,
-        decoding: TrainableDecoding,
+        decoding: Decoding,
     ) -> Prompt:
         if kind != "correction":
             return prompt_on(kind, mask, rng, self._config.box_margin)
@@ -218,9 +253,8 @@ class MaskTask:
             frame = self._network.model.pipeline.frame(seen.shape)
             first = prompt_on("centre", mask, rng)
             with torch.no_grad():
-                logits, scores = decoding.answer(image, self._prompter([first], frame))
-            best = 1 + int(scores[0, 1:].argmax())
-            rows, columns, part = frame.patch(logits[0, best].float().cpu().numpy())
+                logits = decoding.first(image, self._prompter([first], frame))
+            rows, columns, part = frame.patch(logits.float().cpu().numpy())
             whole = np.zeros(mask.shape, bool)
             whole[rows, columns] = part
             return whole
@@ -262,26 +296,30 @@ class ClassTask:
         self._head = head
         self.side = side
         data = patches.data
-        self.windows = [(plane, field) for plane in planes for field in fields_of(data.planes[plane].shape, side)]
-        self.windows = [(plane, field) for plane, field in self.windows if not _is_flat(patches, plane, field)]
+        self._windows = [(plane, field) for plane in planes for field in fields_of(data.planes[plane].shape, side)]
+        self._windows = [(plane, field) for plane, field in self._windows if not _is_flat(patches, plane, field)]
 
     def steps(self) -> int:
         """How many steps show every window once."""
-        return max(1, round(len(self.windows) / CLASS_BATCH))
+        return max(1, round(len(self._windows) / CLASS_BATCH))
 
     def trained(self) -> Iterable[nn.Module]:
         """The class head."""
         return [self._head]
 
-    def step(self, number: int) -> float:
+    def windows(self) -> Iterable[tuple[int, Field]]:
+        """All that are not flat."""
+        return self._windows
+
+    def step(self, number: int, part: float = 1.0) -> float:
         """Learn the windows of step `number`, counted over all epochs."""
         total = 0.0
         device = self._network.model.device
         for place in self._processes.share(range(number * CLASS_BATCH, (number + 1) * CLASS_BATCH)):
-            epoch, index = divmod(place, len(self.windows))
+            epoch, index = divmod(place, len(self._windows))
             rng = np.random.default_rng([self._config.seed, 3, epoch])
-            plane, field = self.windows[rng.permutation(len(self.windows))[index]]
-            patch = Patch(plane, field, int(rng.integers(self._config.variants, size=len(self.windows))[index]))
+            plane, field = self._windows[rng.permutation(len(self._windows))[index]]
+            patch = Patch(plane, field, int(rng.integers(self._config.variants, size=len(self._windows))[index]))
             seen = self._patches.see(patch)
             target, weight = targets_of(seen, cells_of(self._network.model, seen.shape))
             image = self._network.embed(self._patches, patch, self._store)
@@ -293,7 +331,6 @@ class ClassTask:
         return total / CLASS_BATCH
 
 
-def _is_flat(patches: Patches, plane: int, field: tuple[int, int, int, int]) -> bool:
+def _is_flat(patches: Patches, plane: int, field: Field) -> bool:
     picture, _ = patches.data.read(plane)
-    window = picture[field[0] : field[2], field[1] : field[3]]
-    return is_flat(window)
+    return is_flat(picture[field.slices])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.prompts import Prompt, PromptKind
 from napari_zeroseg.segmenter import Prediction
 from napari_zeroseg.training.classes import ClassSegmenter
+from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import IGNORE, TrainingData, TrainingObject
 from napari_zeroseg.training.patches import prompt_on
 from napari_zeroseg.training.prompts import NEEDS
@@ -35,6 +37,73 @@ class MaskScores:
 
     iou: Floats
     dice: Floats
+
+
+class Judge(Protocol):
+    """Says how good a model is on held-back objects, and shows it."""
+
+    def score(
+        self,
+        model: Any,
+        objects: Sequence[TrainingObject],
+        all_kinds: bool,
+        store: EmbeddingStore,
+        step: Callable[[], None],
+    ) -> dict[str, MaskScores]:
+        """Scores by what was asked; `all_kinds` of what is trained, or those that say most. `step` may end it."""
+        ...
+
+    def answers(self, model: Any, objects: Sequence[TrainingObject], store: EmbeddingStore) -> list[NDArray[np.bool_]]:
+        """(H, W) bool, what the model answers when it is asked for each object."""
+        ...
+
+    def truth(self, one: TrainingObject, numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """(H, W) bool, the right answer, from the numbered objects of its plane."""
+        ...
+
+
+class MaskJudge:
+    """Asks for each object by clicks and boxes.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    data : TrainingData
+    """
+
+    def __init__(self, config: TrainingConfig, data: TrainingData) -> None:
+        self._config, self._data = config, data
+
+    def score(
+        self,
+        model: SamSegmenter,
+        objects: Sequence[TrainingObject],
+        all_kinds: bool,
+        store: EmbeddingStore,
+        step: Callable[[], None],
+    ) -> dict[str, MaskScores]:
+        """Scores of each object by kind of prompt."""
+        config = self._config
+        kinds = kinds_to_score(list(config.prompts), model.spec.accepts, all_kinds)
+        return score_masks(model, self._data, objects, kinds, store, config.seed, config.box_margin, step)
+
+    def answers(
+        self, model: SamSegmenter, objects: Sequence[TrainingObject], store: EmbeddingStore
+    ) -> list[NDArray[np.bool_]]:
+        """(H, W) bool of each object, asked for by a click in its middle, or its box."""
+        kind = kinds_to_score(list(self._config.prompts), model.spec.accepts, False)[0]
+        found = []
+        for one in objects:
+            picture, numbers = self._data.read(one.plane)
+            prompt = prompt_on(kind, self.truth(one, numbers), np.random.default_rng(0))
+            (prediction,) = View(model, picture, store).predict([prompt], multimask=None)
+            found.append(prediction.mask)
+        return found
+
+    def truth(self, one: TrainingObject, numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """(H, W) bool of the object."""
+        mask: NDArray[np.bool_] = numbers == one.number
+        return mask
 
 
 def kinds_to_score(prompts: Sequence[str], accepts: frozenset[PromptKind], all_kinds: bool) -> list[str]:
@@ -140,16 +209,28 @@ def interval(values: Floats, seed: int = 0, level: float = 0.95) -> tuple[float,
 
 
 def compared(before: MaskScores, after: MaskScores) -> dict[str, float | list[float]]:
-    """Means before and after, their difference and its interval, of IoU; means of Dice."""
+    """Means before and after, their difference and its interval, of IoU; means of Dice.
+
+    Of a single value there is no telling how far it is from the mean: its intervals are as wide as can be.
+    """
     gain = after.iou - before.iou
+    if len(gain) == 1:
+        unknown = {name: [0.0, 1.0] for name in ("iou_before_interval", "iou_after_interval")}
+        return {**_means(before, after), **unknown, "gain_interval": [-1.0, 1.0]}
     return {
-        "objects": len(gain),
-        "iou_before": float(before.iou.mean()),
+        **_means(before, after),
         "iou_before_interval": list(interval(before.iou)),
-        "iou_after": float(after.iou.mean()),
         "iou_after_interval": list(interval(after.iou)),
-        "gain": float(gain.mean()),
         "gain_interval": list(interval(gain)),
+    }
+
+
+def _means(before: MaskScores, after: MaskScores) -> dict[str, float | list[float]]:
+    return {
+        "objects": len(after.iou),
+        "iou_before": float(before.iou.mean()),
+        "iou_after": float(after.iou.mean()),
+        "gain": float((after.iou - before.iou).mean()),
         "dice_before": float(before.dice.mean()),
         "dice_after": float(after.dice.mean()),
     }

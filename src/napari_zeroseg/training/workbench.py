@@ -8,16 +8,21 @@ from collections.abc import Sequence
 import torch
 
 from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.registry import find_model
 from napari_zeroseg.settings import Settings
+from napari_zeroseg.training.adapter import AdapterNetwork, AdapterTask
+from napari_zeroseg.training.bases import ADAPTER, reads_words
 from napari_zeroseg.training.classes import ClassHead, side_for
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.loop import steps_of
-from napari_zeroseg.training.networks import Network
-from napari_zeroseg.training.patches import Patch, Patches, far, near
+from napari_zeroseg.training.networks import Learner, Network
+from napari_zeroseg.training.patches import Patch, Patches
 from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.split import Split, objects_of
 from napari_zeroseg.training.tasks import ClassTask, MaskTask, Task
+from napari_zeroseg.training.validation import Judge, MaskJudge
+from napari_zeroseg.training.words import WordJudge, WordNetwork, WordTask
 
 
 class Workbench:
@@ -44,7 +49,7 @@ class Workbench:
     ) -> None:
         self._processes = processes
         self.config, self.data, self.split = config, data, split
-        self.network = Network(config)
+        self.network: Learner = self._new_network()
         settings = Settings.from_environment()
         self.store = EmbeddingStore(settings.cache_dir / "embeddings", settings.memory_bytes // 4, settings.disk_bytes)
         # embeddings of weights that change are of no use afterwards
@@ -54,25 +59,19 @@ class Workbench:
         self.patches = Patches(data, config.seed, () if everything else split.held)
         self.head, self.side = self._new_head()
         self.tasks = self._make_tasks(planes)
+        self.judge = self._new_judge()
 
     def patches_ahead(self) -> list[Patch]:
         """Everything that the encoder is to be run on before the first step."""
         if self.config.trains_encoder:
             return []
-        windows = {
-            (one.plane, field)
-            for one in (self.objects if self.config.trains_masks else [])
-            for field in (near(self.data, one), far(self.data, one))
-        }
-        task = self.tasks.get("class")
-        if isinstance(task, ClassTask):
-            windows.update(task.windows)
+        windows = {window for task in self.tasks.values() for window in task.windows()}
         patches = [Patch(*window, variant) for window in windows for variant in range(self.config.variants)]
         return sorted(patches, key=lambda patch: (patch.plane, patch.field, patch.variant))
 
     def encode(self, patch: Patch) -> None:
         """Make sure that a patch's embedding is there."""
-        self.patches.embedding(patch, self.network.model, self.store)
+        self.patches.encoded(patch, self.network.model, self.store)
 
     def step_seconds(self) -> float:
         """Seconds of a step without its validation; the gradients are thrown away."""
@@ -119,10 +118,24 @@ class Workbench:
     def _make_tasks(self, planes: Sequence[int]) -> dict[str, Task]:
         tasks: dict[str, Task] = {}
         config, network = self.config, self.network
+        if isinstance(network, WordNetwork):
+            return {"words": WordTask(config, network, self.patches, planes, self.store, self._processes)}
+        assert isinstance(network, Network)
         if config.trains_masks:
-            tasks["masks"] = MaskTask(config, network, self.patches, self.objects, self.store, self._processes)
+            kind = AdapterTask if config.what == ADAPTER else MaskTask
+            tasks["masks"] = kind(config, network, self.patches, self.objects, self.store, self._processes)
         if self.head is not None:
             tasks["class"] = ClassTask(
                 config, network, self.patches, self.store, self.head, self.side, planes, self._processes
             )
         return tasks
+
+    def _new_network(self) -> Learner:
+        if reads_words(find_model(self.config.base)):
+            return WordNetwork(self.config)
+        return AdapterNetwork(self.config) if self.config.what == ADAPTER else Network(self.config)
+
+    def _new_judge(self) -> Judge:
+        if isinstance(self.network, WordNetwork):
+            return WordJudge(self.config, self.data, self.network, self.split.held)
+        return MaskJudge(self.config, self.data)

@@ -10,6 +10,7 @@ Shapes = Mapping[str, Sequence[int]]
 _WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 """Channels of SAM's image encoders."""
 
+_TINY_STEM = "image_encoder.patch_embed.seq.0.c.weight"
 _PA_TOKEN = "prompt_adapter.static_uncertain_token.weight"
 
 _LIKE_SAM = {
@@ -32,7 +33,7 @@ class Layout:
     family : str
         "sam", "mobile_sam", "lite_medsam", "pa_sam" or "clipseg".
     size : str
-        "vit_b", "vit_l", "vit_h", "rd64_refined", "rd64", "rd16", or "" where the file does not tell.
+        "vit_b", "vit_l", "vit_h", "vit_t", "rd64_refined", "rd64", "rd16", or "" where the file does not tell.
     form : str
         "official": the publisher's names; "transformers": the names of the transformers package; "merged": PA-SAM's
         decoder within SAM's; "decoder": the decoder alone.
@@ -77,7 +78,7 @@ def known_models() -> frozenset[str]:
     """Return the keys of all models that :func:`detect_layout` can tell from others."""
     pa_sam = {f"pa_sam_{size}" for size in _LIKE_SAM}
     clipseg = {f"clipseg_{size}" for size in _CLIPSEG.values()}
-    return frozenset().union(*_LIKE_SAM.values(), pa_sam, clipseg, {"mobile_sam", "lite_medsam"})
+    return frozenset().union(*_LIKE_SAM.values(), pa_sam, clipseg, {"mobile_sam", "pa_mobile_sam", "lite_medsam"})
 
 
 def _pa_sam(shapes: Shapes) -> Layout | None:
@@ -87,12 +88,14 @@ def _pa_sam(shapes: Shapes) -> Layout | None:
         return Layout("pa_sam", "", "decoder", everything)
     if f"mask_decoder.{_PA_TOKEN}" not in shapes:
         return None
+    if _TINY_STEM in shapes:  # MobileSAM with an adapter that was trained here
+        return Layout("pa_sam", "vit_t", "merged", frozenset({"pa_mobile_sam"}))
     size = _encoder_size(shapes, "image_encoder.patch_embed.proj.weight")
     return Layout("pa_sam", size, "merged", frozenset({f"pa_sam_{size}"}) & everything)
 
 
 def _tiny(shapes: Shapes) -> Layout | None:
-    stem = shapes.get("image_encoder.patch_embed.seq.0.c.weight")
+    stem = shapes.get(_TINY_STEM)
     if stem is None:
         return None
     # LiteMedSAM's stem looks at one pixel at a time, MobileSAM's at 3 x 3.
