@@ -26,9 +26,10 @@ from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.registry import load_model
 from napari_zeroseg.settings import Settings
+from napari_zeroseg.training.class_search import find_class
 from napari_zeroseg.training.classes import class_segmenter_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
-from napari_zeroseg.training.data import TrainingData
+from napari_zeroseg.training.data import IGNORE, TrainingData
 from napari_zeroseg.training.patches import Patch, Patches, prompt_on
 from napari_zeroseg.training.run import train
 from napari_zeroseg.training.split import split_for
@@ -42,6 +43,7 @@ from napari_zeroseg.training.validation import (
     score_masks,
     some_of,
 )
+from napari_zeroseg.view import View
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,17 @@ def report(options, job: Job, key: str) -> None:
         print(table(head, rows), flush=True)
     if options.what.endswith("class"):
         counts = score_class(base, class_segmenter_of(key, key), data, range(len(data.planes)), store)
-        print(f"\nClass without prompts: foreground IoU {pooled(counts).iou:.3f}, Dice {pooled(counts).dice:.3f}")
+        print(
+            f"\nClass without prompts: foreground IoU {pooled(counts).iou:.3f}, Dice {pooled(counts).dice:.3f}",
+            flush=True,
+        )
+        counts = []
+        for plane in range(len(data.planes)):
+            picture, numbers = data.read(plane)
+            drawn = find_class(model, View(model, picture, store)).to_labels() > 0
+            true, drawn = numbers > 0, drawn & (numbers != IGNORE)
+            counts.append(Counts(*(int(np.count_nonzero(mask)) for mask in (true & drawn, drawn, true))))
+        print(f"Drawn by the mask decoder: foreground IoU {pooled(counts).iou:.3f}, Dice {pooled(counts).dice:.3f}")
 
 
 def _row(name: str, before: MaskScores, after: MaskScores) -> list[str]:

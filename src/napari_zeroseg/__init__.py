@@ -39,6 +39,7 @@ _HOMES = {
     "encode_stack": "encode_ahead",
     "evaluate": "evaluation.evaluate",
     "export_model": "training.result",
+    "find_class": "training.class_search",
     "find_similar": "cascade",
     "import_model": "training.result",
     "list_models": "registry",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from napari_zeroseg.registry import ModelSpec, list_models, load_model
     from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
     from napari_zeroseg.stack import Seed, StackOptions, segment_stack
+    from napari_zeroseg.training.class_search import find_class
     from napari_zeroseg.training.classes import segment_class
     from napari_zeroseg.training.config import TrainingConfig, TrainingPair
     from napari_zeroseg.training.result import TrainedModel, export_model, import_model
@@ -101,6 +103,7 @@ __all__ = [
     "encode_stack",
     "evaluate",
     "export_model",
+    "find_class",
     "find_similar",
     "import_model",
     "list_models",

@@ -25,6 +25,7 @@ from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_o
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, planes_of
 from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.weights.cards import model_folder
 from napari_zeroseg.word_files import LONGEST, folder_of, words_folder
 
 
@@ -243,6 +244,7 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
         "by_class": job.by_class,
         "heat": job.heat is not None,
         "word": job.word,
+        "learnt": provenance.identity_of(model_folder(model.spec.key))["stamp"] if job.learnt else None,
         "text": list(job.text),
         "detector": job.detector,
         "detector_threshold": None if job.detector is None else job.detector_threshold,

@@ -40,6 +40,7 @@ from napari_zeroseg.io.read import open_image
 from napari_zeroseg.planes import Planes, check_picture
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Patch, Segmenter
+from napari_zeroseg.training.class_search import find_class, learnt_class
 from napari_zeroseg.view import View
 from napari_zeroseg.word_files import spoken
 
@@ -81,6 +82,8 @@ class FindRun:
         Where the probabilities of the phrases of `text` go, one channel each.
     examples : Path, optional
         The picture that `like` labels, where that is another one than `source`.
+    learnt : bool
+        All objects of the class that the model was trained for.
     given : sequence of str
         Options of ``zeroseg find`` that the user has set; one that means nothing for these phrases is refused.
     """
@@ -102,6 +105,7 @@ class FindRun:
     detector_threshold: float = 0.3
     heat: Path | None = None
     examples: Path | None = None
+    learnt: bool = False
     given: Sequence[str] = ()
 
 
@@ -174,15 +178,9 @@ def way_of(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: 
         If the run names nothing to find, or more than one way of finding it.
     ReadError, WeightsError
     """
-    given = [name for name in ("like", "word", "text", "vote", "detector") if getattr(job, name)]
-    if len(given) != 1 and given != ["text", "detector"]:
-        raise InputError(
-            "Give one of what to find: labelled examples, a taught word, phrases, a map to vote on, or a detector."
-        )
-    if job.heat is not None and (given != ["text"]):
-        raise InputError("--heat writes how probable phrases are: it goes with --text alone.")
-    if job.examples is not None and job.like is None:
-        raise InputError("--examples is the picture of the labels of --like: give these too, or leave it out.")
+    _check_one(job)
+    if job.learnt:
+        return _by_class(job, model)
     if job.detector is not None:
         return _by_detector(job, load_reader(), model)
     if job.text:
@@ -196,6 +194,20 @@ def way_of(job: FindRun, model: Segmenter, load_reader: Callable[[], Any], see: 
             raise InputError(f"{model.spec.title} reads words as text: give --text {job.word!r} in place of --word.")
         return _by_word(job, load_word(job.word), model)
     return _by_examples(job, model, see)
+
+
+def _check_one(job: FindRun) -> None:
+    """Raise unless a run names one way of finding, with what belongs to it."""
+    given = [name for name in ("like", "word", "text", "vote", "detector", "learnt") if getattr(job, name)]
+    if len(given) != 1 and given != ["text", "detector"]:
+        raise InputError(
+            "Give one of what to find: labelled examples, a taught word, phrases, a map to vote on, a detector, or the "
+            "class that the model has learnt."
+        )
+    if job.heat is not None and (given != ["text"]):
+        raise InputError("--heat writes how probable phrases are: it goes with --text alone.")
+    if job.examples is not None and job.like is None:
+        raise InputError("--examples is the picture of the labels of --like: give these too, or leave it out.")
 
 
 def labels_of(path: Path, series: Planes, picture: str = "the picture") -> Planes:
@@ -263,6 +275,16 @@ def _present(labels: NDArray[Any]) -> list[int]:
 def _by_word(job: FindRun, word: Word, model: Segmenter) -> Way:
     def do(view: View, plane: int, first: int) -> Found:
         return _with(np.zeros(view.shape, np.int32), find_word(model, view, word, options=job.similar), first)
+
+    return do
+
+
+def _by_class(job: FindRun, model: Segmenter) -> Way:
+    learnt_class(model)  # before a plane is read
+
+    def do(view: View, plane: int, first: int) -> Found:
+        queue = find_class(model, view, options=job.similar)
+        return _with(np.zeros(view.shape, np.int32), queue, first)
 
     return do
 

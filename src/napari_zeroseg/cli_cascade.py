@@ -24,7 +24,7 @@ from napari_zeroseg.errors import CancelledError
 
 _log = logging.getLogger(__name__)
 
-_WAYS = ("text", "like", "word", "vote", "detector")
+_WAYS = ("text", "like", "word", "vote", "detector", "learnt")
 """Options that each say what to find."""
 
 _BELONGS = {
@@ -35,7 +35,7 @@ _BELONGS = {
     "text_model": ("text",),
     "heat": ("text",),
     "examples": ("like",),
-    "certainty": ("like", "word", "text"),
+    "certainty": ("like", "word", "text", "learnt"),
     "points_per_side": ("vote",),
 }
 """To which of these the other options belong."""
@@ -87,7 +87,15 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
         help="what a detector finds: a folder that transformers saved, or a repository in the hub's cache; --text "
         "names phrases for it, or those of its classes that are wanted",
     )
-    what.add_argument("--certainty", type=float, metavar="X", help="of --like and taught words: least (default: 0.45)")
+    what.add_argument(
+        "--learnt",
+        action="store_const",
+        const=True,
+        help="all objects of the class that --model was trained for (zeroseg train --what class or decoder+class)",
+    )
+    what.add_argument(
+        "--certainty", type=float, metavar="X", help="of --like, --learnt and taught words: least (default: 0.45)"
+    )
     what.add_argument("--threshold", type=float, metavar="X", help="least probability (default: 0.5; a detector: 0.3)")
     what.add_argument("--without", metavar='"A, B"', help="of --text: phrases for what is not wanted")
     what.add_argument("--template", action="append", help="of --text: such as 'a photo of a {}'; may be repeated")
@@ -163,6 +171,7 @@ def find(options: argparse.Namespace) -> None:
         0.3 if options.threshold is None else options.threshold,
         options.heat,
         options.examples,
+        bool(options.learnt),
         tuple(name for name in _BELONGS if getattr(options, name) not in (None, False)),
     )
     bar = functools.partial(plane_bar, options.quiet)

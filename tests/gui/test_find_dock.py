@@ -11,6 +11,7 @@ from napari.layers import Points, Shapes
 from qtpy.QtCore import Qt
 
 from napari_zeroseg._napari import turns
+from napari_zeroseg._napari.find_work import LEARNT
 from napari_zeroseg._napari.keys import FIND_KEYS
 from napari_zeroseg._napari.preview import PROPOSALS
 from napari_zeroseg._napari.stack_results import OneEdit
@@ -18,6 +19,8 @@ from napari_zeroseg.cascade.heat import is_taught
 from napari_zeroseg.jobs import shared_queue
 from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.registry import add_checkpoint, load_model, remove_model
+from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.run import train
 
 PLANES, SIZE, SHOWN = 3, 256, 1
 PATIENCE = 240_000
@@ -471,3 +474,33 @@ def test_a_word_cannot_be_taught_without_labels(bench):
     with told(bench, "'vesicle' cannot be taught"):
         bench.click(bench.dock.finding.teach)
     assert bench.finder.words == []
+
+
+@pytest.mark.slow
+def test_what_the_model_has_learnt_is_proposed_without_any_example(bench, phantom):
+    raw, truth = phantom
+    like = bench.dock.finding.like
+
+    def is_offered():
+        return any("learnt" in like.itemText(i) for i in range(like.count()))
+
+    assert not is_offered()
+    pairs = (TrainingPair(raw[:2], truth[:2]), TrainingPair(raw[2:], truth[2:], role="validation"))
+    train(TrainingConfig("mine", pairs, what="class", epochs=40, variants=1, min_pixels=30, device="cpu"))
+    bench.own.data = np.zeros_like(bench.own.data)
+    bench.session.zoo.refresh()
+    bench.until(lambda: "mine" in bench.session.zoo.entries)
+    bench.session.set_model("mine")
+    bench.until(is_offered)
+    bench.session.set_choices(like=LEARNT)
+    bench.find(on_range=True)
+    ranked = bench.inquiry.ranked
+    assert [one.certainty for one in ranked] == sorted((one.certainty for one in ranked), reverse=True)
+    assert {one.plane for one in ranked} == set(range(PLANES))
+    assert np.mean([(bench.truth > 0)[bench.full(one)].mean() for one in ranked[:3]]) > 0.5
+    first = bench.inquiry.current
+    bench.press(Qt.Key.Key_A)
+    assert (bench.own.data[bench.full(first)] > 0).all()
+    bench.session.set_model("mobile_sam")
+    bench.until(lambda: not is_offered())
+    assert like.currentIndex() == 0  # like what is labelled

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 
 import napari_zeroseg as zs
 from napari_zeroseg.cli import main
-from napari_zeroseg.training.classes import HEAD_FILE, ClassHead
+from napari_zeroseg.training.classes import ClassHead
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.result import register
+from napari_zeroseg.weights.cards import CLASS_HEAD
 
 from .test_result import CARD
 
@@ -33,7 +34,12 @@ def mine(tmp_path: Path) -> str:
     save_file(head.state_dict(), tmp_path / "head.safetensors", {"side": str(SIDE)})
     network = Network(TrainingConfig("a", (("x", "y"),), device="cpu", precision="float32"))
     register(
-        "mine", network.model.spec, network.form, network.base_tensors, CARD, {HEAD_FILE: tmp_path / "head.safetensors"}
+        "mine",
+        network.model.spec,
+        network.form,
+        network.base_tensors,
+        CARD,
+        {CLASS_HEAD: tmp_path / "head.safetensors"},
     )
     return "mine"
 

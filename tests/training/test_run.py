@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import napari_zeroseg as zs
+from napari_zeroseg.cascade import SimilarOptions
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
 from napari_zeroseg.training import patches
@@ -56,6 +57,13 @@ def test_it_learns_and_is_listed_with_its_card(short: Short, stack: tuple[np.nda
     assert found.probability.shape == found.instances.shape == raw[4].shape
     inside = found.probability[truth[4] > 0].mean()
     assert inside > found.probability[truth[4] == 0].mean()
+    queue = zs.find_class(model, view, options=SimilarOptions(least_certainty=0.05))
+    best = np.zeros(raw[4].shape, bool)
+    best[queue[0].patch[:2]] = queue[0].patch[2]
+    assert (truth[4][best] > 0).mean() > 0.5
+    assert [one.certainty for one in queue] == sorted((one.certainty for one in queue), reverse=True)
+    there = zs.find_class(model, view, labels=truth[4], options=SimilarOptions(least_certainty=0.05))
+    assert all((truth[4][one.patch[:2]][one.patch[2]] > 0).mean() <= 0.5 for one in there)
     text = (Path(os.environ["ZEROSEG_DATA_DIR"]) / "models" / "mine" / "training.md").read_text()
     for word in ("MobileSAM", "Apache-2.0", trained.card["base"]["sha256"], trained.card["data"]["fingerprint"]):
         assert word in text

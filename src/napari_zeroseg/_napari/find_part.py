@@ -9,8 +9,10 @@ from qtpy.QtCore import QStringListModel, Qt
 from qtpy.QtWidgets import QAbstractItemView, QDoubleSpinBox, QFrame, QLabel, QLineEdit, QListView, QVBoxLayout, QWidget
 
 from napari_zeroseg._napari.find_elsewhere import pairs
+from napari_zeroseg._napari.find_work import LEARNT
 from napari_zeroseg._napari.layout import button, column, row
 from napari_zeroseg._napari.widgets import Choice, keep_keys_free
+from napari_zeroseg.weights.cards import has_class
 
 if TYPE_CHECKING:
     from napari_zeroseg._napari.find_session import Finder
@@ -23,6 +25,7 @@ _PLANES = (
     (True, "all of the range", "All planes of the range above, that on the screen first"),
 )
 _HERE = (None, "examples from this image", "The labelled objects of the image above are the examples")
+_LEARNT = (LEARNT, "what the model has learnt", "All objects of the class that the chosen model was trained for")
 _LABELLED = ("", "like what is labelled", "The labelled objects of these planes are the examples")
 
 
@@ -65,24 +68,31 @@ class FindPart(QWidget):
         """Show the state of the session; tells nobody."""
         session, choices = self._session, self._session.choices
         taught = [(word, f"like “{word}”", "A word that was taught") for word in session.finder.words]
-        self.like.offer([_LABELLED, *taught])
-        self.like.show_value(choices.like)
-        self.like.setVisible(bool(taught))
+        learnt = [_LEARNT] if has_class(choices.model.key) else []
+        self.like.offer([_LABELLED, *learnt, *taught])
+        self.like.show_value(self._like)
+        self.like.setVisible(bool(taught or learnt))
         others = list(pairs(session.viewer, session.image, session.labels))
         about = "Its labelled objects are looked for in the image above"
         self.examples.offer([_HERE, *((pair, f"examples from {pair.name}", about) for pair in others)])
         self.examples.show_value(choices.examples if choices.examples in others else None)
-        self.examples.setVisible(bool(others) and not choices.like)
+        self.examples.setVisible(bool(others) and not self._like)
         self.planes.show_value(choices.find_on_range)
         is_free = session.image is not None and not session.runner.is_busy
         self.start.setEnabled(is_free)
         self.teach.setEnabled(is_free and bool(self.word.text().strip()))
 
+    @property
+    def _like(self) -> str:
+        """What is looked for; a class that this model has not learnt is not."""
+        choices = self._session.choices
+        return "" if choices.like == LEARNT and not has_class(choices.model.key) else choices.like
+
     def _find(self) -> None:
         session, choices = self._session, self._session.choices
         there = list(pairs(session.viewer, session.image, session.labels))
         pair = choices.examples if choices.examples in there else None
-        session.finder.find(choices.find_on_range, choices.like, pair)
+        session.finder.find(choices.find_on_range, self._like, pair)
 
     def _on_return(self) -> None:
         self.word.clearFocus()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlac
 from napari_zeroseg._napari.stack_work import Change, Changes, PlaneDone, Progressed, Stack, Tell, Told
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade import Example, Proposal, Queue, SimilarOptions
-from napari_zeroseg.cascade.features import PlaneFeatures
+from napari_zeroseg.cascade.features import PlaneFeatures, Surroundings, surroundings_of
 from napari_zeroseg.cascade.find import Taken, search_plane
 from napari_zeroseg.cascade.planes import patch_iou
 from napari_zeroseg.cascade.search import Candidate, side_for
@@ -32,6 +33,9 @@ _EXAMPLES = 64
 _TAUGHT = 32
 """Planes at most that a word is taught from, spread over those with labels: all of them are held in memory."""
 
+
+LEARNT = "\n"
+"""In place of a word: the class that the model has learnt. No word has a line break."""
 
 _SAME = 0.8
 """IoU from which two masks are the same proposal, as in :class:`~napari_zeroseg.cascade.Queue`."""
@@ -71,7 +75,9 @@ class Elsewhere:
 
 @dataclass
 class Finding:
-    """All that looks like the labelled objects, or like a taught word, on planes; that on the screen is first.
+    """All that looks like the labelled objects or like a taught word, or is of the class that the model has learnt.
+
+    The plane on the screen is searched first.
 
     Attributes
     ----------
@@ -79,7 +85,7 @@ class Finding:
     labels : LabelStack
         The examples, and what is not proposed again.
     word : str
-        A taught word to look for in place of the examples; "" for these.
+        A taught word to look for in place of the examples, or :data:`LEARNT`; "" for the examples.
     elsewhere : Elsewhere or None
         Where the examples are, if not in `labels`.
     options : SimilarOptions
@@ -96,6 +102,7 @@ class Finding:
     searched: list[int] = field(default_factory=list)
     """Planes that are done."""
     _shown: Shown | None = None
+    _around: Surroundings | None = None
     _found: list[Candidate] = field(default_factory=list)
 
     def __call__(self, token: CancelToken, tell: Tell) -> None:
@@ -103,22 +110,45 @@ class Finding:
         engine, here = self.stack.engine(), self.stack.place.current
         model = engine.model(self.stack.model)
         check_takes_points(model)
-        shown, side = self._of_word(model) if self.word else self._of_labels(model, token)
-        self._shown = shown
+        search = self._for_class(model) if self.word == LEARNT else self._for_likeness(model, token)
         planes = sorted(self.stack.planes, key=lambda plane: abs(plane - here))
         for done, plane in enumerate(planes):
             token.raise_if_cancelled()
             try:
                 view = View(model, self.stack.shown.plane(plane), engine.store)
-                features = PlaneFeatures(view, min(side, max(view.shape)))
-                tick = _ticks(done, len(features.fields), len(planes), tell)
                 taken = Taken(np.array(self.labels.plane(plane)), [])
-                found = search_plane(features, plane, shown, taken, self.options, tick=tick, cancel=token)
+                found = search(view, plane, taken, partial(_ticks, done, planes=len(planes), tell=tell), token)
                 self._found += [one for one in found if not self._was_rejected(plane, one)]
                 self.searched.append(plane)
             except (InputError, InputTypeError, ReadError) as error:
                 tell(PlaneDone(plane, None, fault=str(error)))
             tell(Progressed(done + 1, len(planes)))
+
+    def _for_likeness(self, model: Segmenter, token: CancelToken) -> _Search:
+        shown, side = self._of_word(model) if self.word else self._of_labels(model, token)
+        self._shown = shown
+
+        def search(view: View, plane: int, taken: Taken, ticks: _Ticks, token: CancelToken) -> list[Candidate]:
+            features = PlaneFeatures(view, min(side, max(view.shape)))
+            tick = ticks(windows=len(features.fields))
+            return search_plane(features, plane, shown, taken, self.options, tick=tick, cancel=token)
+
+        return search
+
+    def _for_class(self, model: Segmenter) -> _Search:
+        # torch comes with it, so not before this thread needs it
+        from napari_zeroseg.training.class_search import features_of, learnt_class, search_class
+
+        learnt = learnt_class(model)
+
+        def search(view: View, plane: int, taken: Taken, ticks: _Ticks, token: CancelToken) -> list[Candidate]:
+            features = features_of(learnt, view)
+            tick = ticks(windows=len(features.fields))
+            found = search_class(learnt, view, plane, taken, self.options, tick=tick, cancel=token)
+            self._around = self._around or surroundings_of([features], token)
+            return found
+
+        return search
 
     def _was_rejected(self, plane: int, found: Candidate) -> bool:
         """Whether that very mask was; another outline of the same thing may still be right."""
@@ -127,9 +157,13 @@ class Finding:
     def queue(self) -> Queue | None:
         """Rank what was found so far; None before a plane was searched."""
         shown, place = self._shown, self.stack.place
+        shapes = [place.shape] * place.count
+        if self._around is not None:
+            from napari_zeroseg.training.class_search import class_queue
+
+            return class_queue(self._found, self._around, shapes, self.options)
         if shown is None or not self.searched:
             return None
-        shapes = [place.shape] * place.count
         return Queue(self._found, shown.examples, shown.rejected, shown.around, shapes, self.options)
 
     def _of_word(self, model: Segmenter) -> tuple[Shown, int]:
@@ -178,6 +212,10 @@ class Finding:
                 "Nothing is labelled: accept an object in the Segment dock or paint one, and the rest is looked for."
             )
         return objects
+
+
+_Ticks = Callable[..., Callable[[], None]]
+_Search = Callable[[View, int, Taken, _Ticks, CancelToken], list[Candidate]]
 
 
 def _ticks(done: int, windows: int, planes: int, tell: Tell) -> Callable[[], None]:

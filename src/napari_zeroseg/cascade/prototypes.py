@@ -118,7 +118,11 @@ class Prototypes:
         return score
 
     def certainty(
-        self, objects: Sequence[Descriptor], scores: NDArray[np.float32], weights: Weights = WEIGHTS
+        self,
+        objects: Sequence[Descriptor],
+        scores: NDArray[np.float32],
+        weights: Weights = WEIGHTS,
+        given: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Say how certain it is that each of N objects is of the class.
 
@@ -128,6 +132,8 @@ class Prototypes:
         scores : (N, 2) float32 array
             IoU that the model predicts, and stability of the mask.
         weights : Weights
+        given : (N,) float32 array, optional
+            How certain each is by other means, which then counts in place of likeness; NaN where nothing is known.
 
         Returns
         -------
@@ -154,6 +160,8 @@ class Prototypes:
             + scores @ np.array([weights.predicted_iou, weights.stability], np.float32)
             + weights.bias
         )
+        if given is not None:
+            logit = np.where(np.isnan(given), logit, special.logit(np.clip(given, 1e-4, 1 - 1e-4)))
         if len(self.background):
             directions = unit(seen)
             worse = (directions @ self.background.T).max(1) - (directions @ self.directions.T).max(1)

@@ -93,6 +93,8 @@ class Queue(Sequence[Proposal]):
         self._around = around
         self._shapes = list(shapes)
         self._scores = np.array([[one.predicted_iou, one.stability] for one in candidates], np.float32).reshape(-1, 2)
+        given = [np.nan if one.given is None else one.given for one in candidates]
+        self._given = np.array(given, np.float32)
         self._gone = np.zeros(len(self._candidates), bool)
         self._answers: list[tuple[list[Proposal], bool, NDArray[np.bool_]]] = []
         spans = [[span.start, span.stop] for one in self._candidates for span in one.patch[:2]]
@@ -122,7 +124,15 @@ class Queue(Sequence[Proposal]):
     @property
     def prototypes(self) -> list[Prototypes]:
         """What has been learnt of each class so far."""
-        return [learn(label, several, self._around, self._rejected[label]) for label, several in self._examples.items()]
+        return [
+            learn(label, self._not_rejected(label), self._around, self._rejected[label]) for label in self._examples
+        ]
+
+    def _not_rejected(self, label: int) -> list[Descriptor]:
+        """Examples of a class but those that were proposals themselves and turned out to be none; all if all were."""
+        unwanted = {id(one) for one in self._rejected[label]}
+        examples = self._examples[label]
+        return [one for one in examples if id(one) not in unwanted] or examples
 
     def absence(self, plane: int = 0) -> float:
         """Say how sure it is that nothing of the classes is on a plane: 1 less the certainty of the best mask, 0 to 1.
@@ -220,9 +230,11 @@ class Queue(Sequence[Proposal]):
 
     def _rank(self) -> None:
         """Say anew how certain each candidate is, and keep the best of those that overlap."""
+        if not self._candidates:
+            return
         learnt = self.prototypes
         described = [one.descriptor for one in self._candidates]
-        certain = np.stack([one.certainty(described, self._scores) for one in learnt])
+        certain = np.stack([one.certainty(described, self._scores, given=self._given) for one in learnt])
         best = certain.argmax(0)
         highest = self._certain = certain.max(0)
         taken = self._gone.copy()

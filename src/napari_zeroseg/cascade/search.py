@@ -49,6 +49,8 @@ class Candidate:
         What the model was asked.
     predicted_iou, stability : float
     descriptor : Descriptor
+    given : float or None
+        How certain whoever looked for it says it is, 0 to 1; None if its likeness to the examples says so.
     """
 
     plane: int
@@ -57,6 +59,7 @@ class Candidate:
     predicted_iou: float
     stability: float
     descriptor: Descriptor
+    given: float | None = None
 
 
 def similarity(

@@ -30,7 +30,6 @@ from napari_zeroseg.training.patches import Cells, Seen
 if TYPE_CHECKING:
     from napari_zeroseg.view import View
 
-HEAD_FILE = "class_head.safetensors"
 PICTURE_SIDE = 512
 """Side at which the head sees the picture itself, for borders finer than the embedding's 64 cells."""
 
@@ -219,13 +218,6 @@ def segment_class(model: Segmenter, view: View) -> ClassMap:
     return class_segmenter_of(model.spec.key, model.spec.title).segment(model, view)
 
 
-def has_class(key: str) -> bool:
-    """Whether a model of the list finds a class without prompts."""
-    from napari_zeroseg.weights.cards import model_folder
-
-    return (model_folder(key) / HEAD_FILE).is_file()
-
-
 def class_segmenter_of(key: str, title: str) -> ClassSegmenter:
     """Load the class head of a fine-tuned model.
 
@@ -237,9 +229,9 @@ def class_segmenter_of(key: str, title: str) -> ClassSegmenter:
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    from napari_zeroseg.weights.cards import model_folder
+    from napari_zeroseg.weights.cards import CLASS_HEAD, model_folder
 
-    path = model_folder(key) / HEAD_FILE
+    path = model_folder(key) / CLASS_HEAD
     if not path.is_file():
         raise InputError(f"{title} has learnt no class: train one with --what class or decoder+class.")
     head = ClassHead()

@@ -19,7 +19,7 @@ from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training import previews
-from napari_zeroseg.training.classes import HEAD_FILE, ClassHead, ClassSegmenter
+from napari_zeroseg.training.classes import ClassHead, ClassSegmenter
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData, TrainingObject
 from napari_zeroseg.training.events import Events
@@ -38,6 +38,7 @@ from napari_zeroseg.training.validation import (
     some_of,
 )
 from napari_zeroseg.training.workbench import Workbench
+from napari_zeroseg.weights.cards import CLASS_HEAD
 
 VALIDATIONS = 10
 """Times that a run validates."""
@@ -388,7 +389,7 @@ def learnt_file(folder: RunFolder, fitted: Fitted) -> Path | None:
     """Write the class head as it will lie beside the weights; None where there is none."""
     if fitted.head is None:
         return None
-    path = folder.path / HEAD_FILE
+    path = folder.path / CLASS_HEAD
     save_file(fitted.head.head.state_dict(), path, {"side": str(fitted.head.side)})
     return path
 

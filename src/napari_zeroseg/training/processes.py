@@ -7,7 +7,8 @@ all is that of a single process. The first one alone writes, tells, validates an
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,6 +73,27 @@ class Processes:
 ALONE = Processes()
 
 
+class LostError(ZerosegError):
+    """Another process of the run has gone without a word."""
+
+
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    """Say in a sentence what it means if the others cannot be reached any more.
+
+    Raises
+    ------
+    LostError
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of gloo and NCCL alike
+        raise LostError(
+            "A process of the run ended without a word: it was killed, or memory ran out. --resume goes on from what "
+            "was saved last."
+        ) from error
+
+
 class Joined(Processes):
     """One of several processes that accelerate's launcher started, each on a device of its own or all on the CPU.
 
@@ -128,7 +150,8 @@ class Joined(Processes):
                 outcome[0] = work()
             except BaseException as error:  # the others must not wait for one that is leaving, for whatever reason
                 own, outcome[1] = error, _in_words(error)
-        broadcast_object_list(outcome)
+        with _in_touch():
+            broadcast_object_list(outcome)
         if outcome[1] is not None:
             self.has_agreed = True
             raise own or error_of(*outcome[1])
@@ -163,7 +186,9 @@ class Joined(Processes):
     def _summed(self, tensor: Any) -> Any:
         from accelerate.utils import reduce
 
-        return reduce(tensor.to(self._state.device), "sum")
+        tensor = tensor.to(self._state.device)
+        with _in_touch():
+            return reduce(tensor, "sum")
 
     def _first_failure(self, own: Exception | None) -> tuple[str, str] | None:
         """What went wrong in the first process where something did."""
@@ -171,7 +196,8 @@ class Joined(Processes):
 
         if not self.sum({"failed": float(own is not None)})["failed"]:
             return None
-        told: list[tuple[str, str] | None] = gather_object([None if own is None else _in_words(own)])
+        with _in_touch():
+            told: list[tuple[str, str] | None] = gather_object([None if own is None else _in_words(own)])
         return next(one for one in told if one is not None)
 
 

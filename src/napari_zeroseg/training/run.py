@@ -22,7 +22,7 @@ from napari_zeroseg.training.data import TrainingData, check_enough
 from napari_zeroseg.training.events import Control, Events, Listener, Unheard, plain
 from napari_zeroseg.training.folder import RunFolder, new_run, open_run
 from napari_zeroseg.training.launch import Launch
-from napari_zeroseg.training.processes import ALONE, Processes
+from napari_zeroseg.training.processes import ALONE, LostError, Processes
 from napari_zeroseg.training.result import TrainedModel, check_name, register
 from napari_zeroseg.training.split import Split, folds, split_for
 
@@ -158,7 +158,12 @@ class Work:
                 raise
 
     def _tell_end(self, error: BaseException) -> None:
-        """Leave word of how the run ended; the error itself goes on to the caller."""
+        """Leave word of how the run ended; the error itself goes on to the caller.
+
+        Where another process was killed, the run was: nothing is told, as nothing would be if it were this one.
+        """
+        if isinstance(error, LostError):
+            return
         stopped = isinstance(error, (CancelledError, KeyboardInterrupt))
         state = "stopped" if stopped else "failed"
         message = str(error) if isinstance(error, ZerosegError) else f"{type(error).__name__}: {error}"

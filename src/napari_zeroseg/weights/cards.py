@@ -15,6 +15,8 @@ from napari_zeroseg.settings import Settings
 _log = logging.getLogger(__name__)
 
 CARD = "card.json"
+CLASS_HEAD = "class_head.safetensors"
+"""Beside the card of a model that was trained on a class."""
 LOCK = ".lock"
 
 PUBLISHED = "published"
@@ -95,6 +97,11 @@ def model_folder(key: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", key) or key.endswith("."):
         raise InputError(f"{key!r} cannot be a model's name: use letters, digits, '_', '-' and '.', at most 64.")
     return Settings.from_environment().models_dir / key
+
+
+def has_class(key: str) -> bool:
+    """Whether a model of the list has learnt a class, all objects of which it finds without prompts."""
+    return (model_folder(key) / CLASS_HEAD).is_file()
 
 
 def read_card(key: str) -> Card | None:

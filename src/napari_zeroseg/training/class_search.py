@@ -1,0 +1,217 @@
+"""All objects of a learnt class: found by its map, drawn by the mask decoder, ranked in the queue of proposals.
+
+The map of a class segmenter finds; the mask decoder draws. Places where the map rises become clicks, and a mask is as
+certain as the class is probable inside it, times the IoU that the model predicts for it. What the map draws half, or
+beside an object, is then drawn as the object, and pieces that fit no object are left out (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage, special
+from skimage.feature import peak_local_max
+
+from napari_zeroseg.automatic.search import check_takes_points
+from napari_zeroseg.cascade import Queue, SimilarOptions
+from napari_zeroseg.cascade.features import Descriptor, PlaneFeatures, Surroundings, surroundings_of
+from napari_zeroseg.cascade.find import Taken, taken_of
+from napari_zeroseg.cascade.planes import Progress, as_view
+from napari_zeroseg.cascade.search import Candidate, candidates
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.models.sam import SamSegmenter
+from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.segmenter import Segmenter
+from napari_zeroseg.training.classes import ClassSegmenter, class_segmenter_of, fields_of
+from napari_zeroseg.view import View
+
+if TYPE_CHECKING:
+    from napari_zeroseg.embeddings import EmbeddingStore
+    from napari_zeroseg.jobs import CancelToken
+
+_SMOOTH = 0.5
+"""Standard deviation, in cells of the embedding, by which the map is smoothed before its rises are looked for."""
+
+_APART = 0.75
+"""Distance in cells within which only the highest rise counts."""
+
+_RISES = -1.0
+"""Logit of the smoothed map from which a rise is a click: what is less probable rarely becomes an object."""
+
+_DEPTH = 0.1
+"""Added to the logit for each cell of depth inside what is above that."""
+
+_NEAR = 1e-3
+"""Probabilities are kept so far from 0 and 1."""
+
+_MODELS, _NEARLY = 12, 0.8
+"""How many candidates stand for the class where answers teach the queue, and how sure they are beside the surest."""
+
+
+def find_class(
+    model: Segmenter,
+    pictures: ArrayLike | View | Sequence[ArrayLike | View],
+    *,
+    labels: ArrayLike | Sequence[ArrayLike | None] | None = None,
+    options: SimilarOptions | None = None,
+    store: EmbeddingStore | None = None,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+) -> Queue:
+    """Propose all objects of the class that a fine-tuned model has learnt; nothing is clicked.
+
+    Parameters
+    ----------
+    model : Segmenter
+        From :func:`napari_zeroseg.load_model`, trained with "class" or "decoder+class".
+    pictures : picture, View, or list of these
+        The planes to search, each (H, W) or (H, W, 3) of any real dtype. A stack is a list of its planes.
+    labels : (H, W) array_like of int, or list of these and of None, optional
+        What is labelled on the planes already, which is not proposed again.
+    options : SimilarOptions, optional
+        Its `least_certainty`, `least_predicted_iou`, `overlap` and `points_per_plane` count.
+    store : EmbeddingStore, optional
+        Where embeddings are looked for and kept, for planes that are no views.
+    progress : callable, optional
+        Called with the windows that have been looked at, and how many there are.
+    cancel : CancelToken, optional
+        Looked at between windows and batches of prompts.
+
+    Returns
+    -------
+    Queue
+        A sequence of proposals, the most certain first.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        If the model has learnt no class, or a picture cannot be worked with.
+    CancelledError
+    """
+    options = options or SimilarOptions()
+    learnt = learnt_class(model)
+    several: list[Any] = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
+    views = [as_view(model, picture, store) for picture in several]
+    taken = taken_of(labels, views, [])
+    total = sum(len(fields_of(view.shape, learnt.side)) for view in views)
+    numbers = itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(numbers), total)
+
+    found: list[Candidate] = []
+    for plane, view in enumerate(views):
+        found += search_class(learnt, view, plane, taken[plane], options, tick=tick, cancel=cancel)
+    around = surroundings_of([features_of(learnt, view) for view in views[:1]], cancel)
+    return class_queue(found, around, [view.shape for view in views], options)
+
+
+def learnt_class(model: Segmenter) -> ClassSegmenter:
+    """Return the class segmenter that a model was trained with.
+
+    Raises
+    ------
+    InputError
+        If it has none.
+    """
+    check_takes_points(model)
+    if not isinstance(model, SamSegmenter):
+        raise InputError(f"{model.spec.title} has learnt no class: train a model of the SAM family on one.")
+    return class_segmenter_of(model.spec.key, model.spec.title)
+
+
+def features_of(learnt: ClassSegmenter, view: View) -> PlaneFeatures:
+    """A plane in the windows of the class."""
+    longest = max(view.shape)
+    return PlaneFeatures(view, min(learnt.side or longest, longest))
+
+
+def search_class(
+    learnt: ClassSegmenter,
+    view: View,
+    plane: int,
+    taken: Taken,
+    options: SimilarOptions,
+    *,
+    tick: Callable[[], None] | None = None,
+    cancel: CancelToken | None = None,
+) -> list[Candidate]:
+    """Draw what of one plane may be of the class, where nothing is labelled.
+
+    Parameters
+    ----------
+    learnt : ClassSegmenter
+    view : View
+        The plane, made with the model that learnt the class.
+    plane : int
+        Its number, for the candidates.
+    taken : Taken
+        What of it is labelled.
+    options : SimilarOptions
+    tick : callable, optional
+        Called once a window has been looked at.
+    cancel : CancelToken, optional
+    """
+    assert isinstance(view.model, SamSegmenter)
+
+    def told(done: int, count: int) -> None:
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        if tick is not None:
+            tick()
+
+    probability = learnt.segment(view.model, view, told).probability
+    features = features_of(learnt, view)
+    prompts = clicks_on(probability, features.step, options.points_per_plane)
+    found = []
+    for one in candidates(features, plane, prompts, options, cancel):
+        rows, columns, mask = one.patch
+        inside = float(probability[rows, columns][mask].mean())
+        if not taken.holds(one.patch, options.overlap):
+            found.append(replace(one, given=inside * min(one.predicted_iou, 1.0)))
+    return found
+
+
+def clicks_on(probability: NDArray[np.float32], step: float, per_megapixel: int) -> list[Prompt]:
+    """Points where the map of a class rises, the most probable first.
+
+    Parameters
+    ----------
+    probability : (H, W) float32 array
+    step : float
+        Side of the embedding's cells in pixels.
+    per_megapixel : int
+        Points at most for each million pixels.
+    """
+    logits = special.logit(np.clip(probability, _NEAR, 1 - _NEAR))
+    smooth = ndimage.gaussian_filter(logits, _SMOOTH * step, mode="nearest")
+    # where all of an object is equally probable, its middle is the place to click
+    smooth += _DEPTH * ndimage.distance_transform_edt(np.pad(smooth > _RISES, 1))[1:-1, 1:-1] / step
+    places = peak_local_max(
+        smooth,
+        min_distance=max(1, round(_APART * step)),
+        threshold_abs=_RISES,
+        exclude_border=False,
+        num_peaks=max(8, round(per_megapixel * probability.size / 1e6)),
+    )
+    return [Prompt([(float(row), float(column))]) for row, column in places]
+
+
+def class_queue(
+    found: Sequence[Candidate], around: Surroundings, shapes: Sequence[tuple[int, int]], options: SimilarOptions
+) -> Queue:
+    """Rank candidates of a learnt class.
+
+    The surest of them stand for the class, so that answers can teach the queue: what is more like a rejected one sinks.
+    """
+    sure = {id(one): one.given or 0.0 for one in found}
+    surest = sorted(found, key=lambda one: -sure[id(one)])[:_MODELS]
+    chosen = [one.descriptor for one in surest if sure[id(one)] >= _NEARLY * sure[id(surest[0])]]
+    examples: dict[int, list[Descriptor]] = {1: chosen}
+    return Queue(found, examples, {1: []}, around, shapes, options)
