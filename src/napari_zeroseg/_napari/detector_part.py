@@ -59,7 +59,7 @@ class DetectorPart(QWidget):
     def refresh(self) -> None:
         """Show the state of the session; tells nobody."""
         folder = self._detecting.folder
-        self.name.setText(Path(folder).name if folder else "none chosen")
+        self.name.setText(Path(folder).name if folder else "none")
         self.name.setToolTip(folder or "Any that transformers offers for object detection, with classes or for phrases")
         self.find_boxes.setEnabled(bool(folder) and not self._outlining.is_busy)
         self.stop.setEnabled(self._outlining.is_busy)
