@@ -25,7 +25,7 @@ from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_o
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, planes_of
 from napari_zeroseg.segmenter import Segmenter
-from napari_zeroseg.weights.cards import model_folder
+from napari_zeroseg.weights.cards import CLASS_HEAD, has_class, model_folder
 from napari_zeroseg.word_files import LONGEST, folder_of, words_folder
 
 
@@ -244,7 +244,7 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
         "by_class": job.by_class,
         "heat": job.heat is not None,
         "word": job.word,
-        "learnt": provenance.identity_of(model_folder(model.spec.key))["stamp"] if job.learnt else None,
+        "learnt": _hash_of_class(model.spec.key) if job.learnt else None,
         "text": list(job.text),
         "detector": job.detector,
         "detector_threshold": None if job.detector is None else job.detector_threshold,
@@ -257,6 +257,11 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
         "masks": asdict(job.masks),
         "version": version("napari-zeroseg"),
     }
+
+
+def _hash_of_class(key: str) -> str | None:
+    """sha256 of what a model has learnt of its class; None if it has learnt none."""
+    return hashlib.sha256((model_folder(key) / CLASS_HEAD).read_bytes()).hexdigest() if has_class(key) else None
 
 
 def _check_apart(out: Path, inputs: Sequence[Path]) -> None:

@@ -47,7 +47,8 @@ class Told(ClassSegmenter):
         """Give the truth as a map."""
         if told is not None:
             told(1, 1)
-        return ClassMap(np.where(self.truth > 0, 0.95, 0.02).astype(np.float32), self.truth)
+        truth = self.truth * (view.picture.max() > view.picture.min())
+        return ClassMap(np.where(truth > 0, 0.95, 0.02).astype(np.float32), truth)
 
 
 @pytest.fixture
@@ -66,6 +67,26 @@ def test_masks_are_as_certain_as_the_class_is_probable_in_them(queue, stack) -> 
         assert one.certainty == pytest.approx(inside * min(one.predicted_iou, 1.0), abs=1e-3)
     found = queue.to_labels() > 0
     assert (found & (truth > 0)).sum() / (found | (truth > 0)).sum() > 0.5
+
+
+def test_a_first_plane_without_anything_to_see(
+    stack: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, truth = stack
+    model = zs.load_model(device="cpu")
+    monkeypatch.setattr(class_search, "learnt_class", lambda _: Told(truth[4]))
+    queue = zs.find_class(model, [zs.View(model, np.zeros_like(raw[4])), raw[4]], options=OPTIONS)
+    queue.reject(0)
+    assert len(queue)
+    assert np.isfinite([one.certainty for one in queue]).all()
+    with pytest.raises(InputError, match="at least one picture"):
+        zs.find_class(model, [])
+
+
+def test_models_of_boxes_are_asked_by_boxes() -> None:
+    instances = np.zeros((40, 50), np.int32)
+    instances[5:15, 8:30], instances[20:30, 1:4], instances[35, 40] = 1, 3, 4
+    assert [tuple(one.box) for one in class_search.boxes_on(instances)] == [(5, 8, 14, 29), (20, 1, 29, 3)]
 
 
 def test_what_is_like_a_rejected_one_sinks() -> None:

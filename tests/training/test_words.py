@@ -251,12 +251,16 @@ def test_a_single_plane_tells_nothing() -> None:
 def test_words(tmp_path: Path) -> None:
     assert words_of("lung=1+2, left  heart = 3") == {"lung": (1, 2), "left heart": (3,)}
     assert words_of("mitochondrion") == {"mitochondrion": ()}
+    assert words_of({"lung": [1.0, 2]}) == {"lung": (1, 2)}
     config = TrainingConfig("a", (("x.tif", "y.tif"),), words={"left heart": [3], "lung": ()})
     config.write(tmp_path / "run.toml")
     assert TrainingConfig.read(tmp_path / "run.toml").words == {"left heart": (3,), "lung": ()}
-    for wrong in ("=3", "lung=a", "lung=0"):
+    for wrong in ("=3", "lung=a", "lung=0", {"lung": "12"}, {"lung": [1.7]}, {"lung": 5}):
         with pytest.raises(InputError, match="such as 'lung=1"):
             words_of(wrong)
+    for twice in ("lung=1, lung=2", {"lung": [1], " lung": [2]}):
+        with pytest.raises(InputError, match="twice"):
+            words_of(twice)
 
 
 def test_what_is_wrong_is_said_first(short: Callable[..., TrainingConfig], tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class FindPart(QWidget):
     def __init__(self, session: StackSession) -> None:
         super().__init__()
         self._session = session
-        self.start = button("Find the rest", "Propose all objects that look like the labelled ones; nothing is trained")
+        self.start = button("Find the rest", "Propose all that is like the labelled objects, or what is chosen below")
         self.planes, self.like = Choice(_PLANES), Choice([_LABELLED])
         self.planes.setToolTip("Where the rest is looked for")
         self.like.setToolTip("What is looked for")

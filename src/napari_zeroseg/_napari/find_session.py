@@ -11,7 +11,7 @@ from psygnal import Signal
 from napari_zeroseg._napari.channel import Channel
 from napari_zeroseg._napari.find_elsewhere import Pair
 from napari_zeroseg._napari.find_queue import Inquiry, Subject
-from napari_zeroseg._napari.find_work import Finding, Teaching, counted
+from napari_zeroseg._napari.find_work import LEARNT, Finding, Teaching, counted
 from napari_zeroseg._napari.stack_place import LabelStack
 from napari_zeroseg._napari.stack_run import Runner
 from napari_zeroseg._napari.taught import shared_taught
@@ -62,7 +62,7 @@ class Finder:
     def _find(self, on_range: bool, word: str, examples: Pair | None) -> None:
         self._runner.check_free()
         elsewhere = None if examples is None or word else examples.planes(self._viewer.dims)
-        at = self._subject(on_range, elsewhere is not None)
+        at = self._subject(on_range, elsewhere is not None or bool(word))
         self.done()
         known = self._rejected.get((at.image.unique_id, at.labels.unique_id, at.place.stack), [])
         finding = Finding(at.stack, LabelStack(at.labels.data, at.place), word, elsewhere, rejected=tuple(known))
@@ -85,7 +85,8 @@ class Finder:
         where = counted(len(finding.searched), "plane")
         if not ranked:
             absence = sum(map(queue.absence, finding.searched)) / len(finding.searched)
-            self._runner.note(f"Nothing else looks like it on {where} (absence {absence:.2f}).")
+            nothing = "Nothing of the learnt class is left" if finding.word == LEARNT else "Nothing else looks like it"
+            self._runner.note(f"{nothing} on {where} (absence {absence:.2f}).")
             return
         self.done()
         self._runner.note(f"{counted(len(ranked), 'proposal')} on {where}: A accepts, R rejects.", "good")

@@ -14,7 +14,7 @@ from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlac
 from napari_zeroseg._napari.stack_work import Change, Changes, PlaneDone, Progressed, Stack, Tell, Told
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade import Example, Proposal, Queue, SimilarOptions
-from napari_zeroseg.cascade.features import PlaneFeatures, Surroundings, surroundings_of
+from napari_zeroseg.cascade.features import Descriptor, PlaneFeatures, Surroundings, surroundings_of
 from napari_zeroseg.cascade.find import Taken, search_plane
 from napari_zeroseg.cascade.planes import patch_iou
 from napari_zeroseg.cascade.search import Candidate, side_for
@@ -103,14 +103,14 @@ class Finding:
     """Planes that are done."""
     _shown: Shown | None = None
     _around: Surroundings | None = None
+    _unwanted: list[Descriptor] = field(default_factory=list)
     _found: list[Candidate] = field(default_factory=list)
 
     def __call__(self, token: CancelToken, tell: Tell) -> None:
         """Do it plane by plane; one that cannot be looked at is told and skipped."""
         engine, here = self.stack.engine(), self.stack.place.current
         model = engine.model(self.stack.model)
-        check_takes_points(model)
-        search = self._for_class(model) if self.word == LEARNT else self._for_likeness(model, token)
+        search = self._for_class(model, token) if self.word == LEARNT else self._for_likeness(model, token)
         planes = sorted(self.stack.planes, key=lambda plane: abs(plane - here))
         for done, plane in enumerate(planes):
             token.raise_if_cancelled()
@@ -125,6 +125,7 @@ class Finding:
             tell(Progressed(done + 1, len(planes)))
 
     def _for_likeness(self, model: Segmenter, token: CancelToken) -> _Search:
+        check_takes_points(model)
         shown, side = self._of_word(model) if self.word else self._of_labels(model, token)
         self._shown = shown
 
@@ -135,17 +136,24 @@ class Finding:
 
         return search
 
-    def _for_class(self, model: Segmenter) -> _Search:
+    def _for_class(self, model: Segmenter, token: CancelToken) -> _Search:
         # torch comes with it, so not before this thread needs it
         from napari_zeroseg.training.class_search import features_of, learnt_class, search_class
 
         learnt = learnt_class(model)
+        views: dict[int, View] = {}
+        for one in self.rejected[-_EXAMPLES:]:
+            token.raise_if_cancelled()
+            if one.plane not in views:
+                views[one.plane] = View(model, self.stack.shown.plane(one.plane), self.stack.engine().store)
+            self._unwanted += features_of(learnt, views[one.plane]).describe([one.patch], token)
 
         def search(view: View, plane: int, taken: Taken, ticks: _Ticks, token: CancelToken) -> list[Candidate]:
             features = features_of(learnt, view)
             tick = ticks(windows=len(features.fields))
             found = search_class(learnt, view, plane, taken, self.options, tick=tick, cancel=token)
-            self._around = self._around or surroundings_of([features], token)
+            if found and self._around is None:
+                self._around = surroundings_of([features], token)
             return found
 
         return search
@@ -158,11 +166,13 @@ class Finding:
         """Rank what was found so far; None before a plane was searched."""
         shown, place = self._shown, self.stack.place
         shapes = [place.shape] * place.count
-        if self._around is not None:
-            from napari_zeroseg.training.class_search import class_queue
+        if not self.searched:
+            return None
+        if self.word == LEARNT:
+            from napari_zeroseg.training.class_search import NOTHING, class_queue
 
-            return class_queue(self._found, self._around, shapes, self.options)
-        if shown is None or not self.searched:
+            return class_queue(self._found, self._around or NOTHING, shapes, self.options, self._unwanted)
+        if shown is None:
             return None
         return Queue(self._found, shown.examples, shown.rejected, shown.around, shapes, self.options)
 

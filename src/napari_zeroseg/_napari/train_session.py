@@ -102,7 +102,7 @@ class TrainChoices:
             )
         }
         values["minutes"] = self.minutes or None
-        values["words"] = words_of(self.words)
+        values["words"] = self.words
         values["prompts"] = {kind: weight for kind, weight in self.prompts.items() if weight > 0}
         values["classes"] = tuple(_number(part) for part in self.classes.split(",") if part.strip())
         values["ignore"] = _number(self.ignore) if self.ignore.strip() else None
@@ -289,7 +289,7 @@ class TrainingSession:
         try:
             check_name(self.name)
             name, settings = self.name, self.choices.settings()
-            settings["words"] = settings["words"] if self.asks_words else {}
+            settings["words"] = words_of(settings["words"]) if self.asks_words else {}
             check_base(settings["base"], settings["what"], settings["words"])
             gatherings = [_gathering(pair, self._dims()) for pair in self.pairs]
         except ZerosegError as error:

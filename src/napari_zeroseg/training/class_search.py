@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, special
 from skimage.feature import peak_local_max
 
-from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade import Queue, SimilarOptions
 from napari_zeroseg.cascade.features import Descriptor, PlaneFeatures, Surroundings, surroundings_of
 from napari_zeroseg.cascade.find import Taken, taken_of
@@ -25,10 +24,12 @@ from napari_zeroseg.cascade.planes import Progress, as_view
 from napari_zeroseg.cascade.search import Candidate, candidates
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.sam import SamSegmenter
-from napari_zeroseg.prompts import Prompt
+from napari_zeroseg.prompts import Prompt, PromptKind
+from napari_zeroseg.registry import list_models
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.training.classes import ClassSegmenter, class_segmenter_of, fields_of
 from napari_zeroseg.view import View
+from napari_zeroseg.weights.cards import has_class
 
 if TYPE_CHECKING:
     from napari_zeroseg.embeddings import EmbeddingStore
@@ -45,6 +46,9 @@ _RISES = -1.0
 
 _DEPTH = 0.1
 """Added to the logit for each cell of depth inside what is above that."""
+
+NOTHING = Surroundings(np.zeros(1, np.float32), np.zeros(3, np.float32))
+"""Of planes on which nothing is to be seen."""
 
 _NEAR = 1e-3
 """Probabilities are kept so far from 0 and 1."""
@@ -97,6 +101,8 @@ def find_class(
     learnt = learnt_class(model)
     several: list[Any] = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     views = [as_view(model, picture, store) for picture in several]
+    if not views:
+        raise InputError("There is no plane: give at least one picture to look at.")
     taken = taken_of(labels, views, [])
     total = sum(len(fields_of(view.shape, learnt.side)) for view in views)
     numbers = itertools.count(1)
@@ -108,7 +114,8 @@ def find_class(
     found: list[Candidate] = []
     for plane, view in enumerate(views):
         found += search_class(learnt, view, plane, taken[plane], options, tick=tick, cancel=cancel)
-    around = surroundings_of([features_of(learnt, view) for view in views[:1]], cancel)
+    seen = next((views[one.plane] for one in found), None)
+    around = NOTHING if seen is None else surroundings_of([features_of(learnt, seen)], cancel)
     return class_queue(found, around, [view.shape for view in views], options)
 
 
@@ -120,9 +127,13 @@ def learnt_class(model: Segmenter) -> ClassSegmenter:
     InputError
         If it has none.
     """
-    check_takes_points(model)
-    if not isinstance(model, SamSegmenter):
-        raise InputError(f"{model.spec.title} has learnt no class: train a model of the SAM family on one.")
+    if not isinstance(model, SamSegmenter) or not has_class(model.spec.key):
+        others = ", ".join(spec.key for spec in list_models() if has_class(spec.key))
+        raise InputError(
+            f"{model.spec.title} has learnt no class: "
+            + (f"choose one that has ({others}), or " if others else "")
+            + "train one with --what class or decoder+class."
+        )
     return class_segmenter_of(model.spec.key, model.spec.title)
 
 
@@ -166,15 +177,21 @@ def search_class(
         if tick is not None:
             tick()
 
-    probability = learnt.segment(view.model, view, told).probability
-    features = features_of(learnt, view)
-    prompts = clicks_on(probability, features.step, options.points_per_plane)
+    seen = learnt.segment(view.model, view, told)
+    probability, features = seen.probability, features_of(learnt, view)
+    takes_points = PromptKind.POINTS in view.model.spec.accepts
+    if takes_points:
+        prompts = clicks_on(probability, features.step, options.points_per_plane)
+    else:
+        prompts, options = boxes_on(seen.instances), replace(options, least_predicted_iou=0.0)
     found = []
     for one in candidates(features, plane, prompts, options, cancel):
         rows, columns, mask = one.patch
         inside = float(probability[rows, columns][mask].mean())
+        # models of boxes alone were not taught to judge their masks
+        trust = min(one.predicted_iou, 1.0) if takes_points else 1.0
         if not taken.holds(one.patch, options.overlap):
-            found.append(replace(one, given=inside * min(one.predicted_iou, 1.0)))
+            found.append(replace(one, given=inside * trust))
     return found
 
 
@@ -203,15 +220,29 @@ def clicks_on(probability: NDArray[np.float32], step: float, per_megapixel: int)
     return [Prompt([(float(row), float(column))]) for row, column in places]
 
 
+def boxes_on(instances: NDArray[np.int32]) -> list[Prompt]:
+    """Boxes around the objects of a class's map, for models that take no points."""
+    return [
+        Prompt(box=(rows.start, columns.start, rows.stop - 1, columns.stop - 1))
+        for rows, columns in filter(None, ndimage.find_objects(instances))
+        if rows.stop - rows.start > 1 and columns.stop - columns.start > 1
+    ]
+
+
 def class_queue(
-    found: Sequence[Candidate], around: Surroundings, shapes: Sequence[tuple[int, int]], options: SimilarOptions
+    found: Sequence[Candidate],
+    around: Surroundings,
+    shapes: Sequence[tuple[int, int]],
+    options: SimilarOptions,
+    rejected: Sequence[Descriptor] = (),
 ) -> Queue:
     """Rank candidates of a learnt class.
 
-    The surest of them stand for the class, so that answers can teach the queue: what is more like a rejected one sinks.
+    The surest of them stand for the class, so that answers can teach the queue: what is more like a rejected one sinks,
+    and so is what is like those that earlier answers have `rejected`.
     """
     sure = {id(one): one.given or 0.0 for one in found}
     surest = sorted(found, key=lambda one: -sure[id(one)])[:_MODELS]
     chosen = [one.descriptor for one in surest if sure[id(one)] >= _NEARLY * sure[id(surest[0])]]
     examples: dict[int, list[Descriptor]] = {1: chosen}
-    return Queue(found, examples, {1: []}, around, shapes, options)
+    return Queue(found, examples, {1: list(rejected)}, around, shapes, options)

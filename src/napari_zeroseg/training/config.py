@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -350,17 +350,19 @@ def words_of(words: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int, .
     """
     if isinstance(words, str):
         parts = [part.partition("=") for part in words.split(",") if part.strip()]
-        given: Mapping[str, Sequence[Any]] = {
-            phrase: [label for label in labels.split("+") if label.strip()] for phrase, _, labels in parts
-        }
+        given: Iterable[tuple[str, Any]] = [
+            (phrase, [label for label in labels.split("+") if label.strip()]) for phrase, _, labels in parts
+        ]
     elif isinstance(words, Mapping):
-        given = words
+        given = words.items()
     else:
         raise InputError(f"Words are a text such as 'lung=1+2, heart=3', or a table of phrases, not {words!r}.")
     checked: dict[str, tuple[int, ...]] = {}
-    for phrase, labels in given.items():
+    for phrase, labels in given:
         try:
-            numbers = tuple(int(label) for label in labels)
+            numbers = (0,) if isinstance(labels, str) else tuple(int(label) for label in labels)
+            if any(not isinstance(label, str) and label != n for label, n in zip(labels, numbers, strict=False)):
+                numbers = (0,)
         except (TypeError, ValueError):
             numbers = (0,)
         if not phrase.strip() or any(number < 1 for number in numbers):
@@ -368,7 +370,10 @@ def words_of(words: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int, .
                 f"Words are phrases with the labels that they name, such as 'lung=1+2, heart=3', not {phrase!r} with "
                 f"{labels!r}."
             )
-        checked[" ".join(phrase.split())] = numbers
+        name = " ".join(phrase.split())
+        if name in checked:
+            raise InputError(f"The word {name!r} is there twice: give it once with all its labels, as in '{name}=1+2'.")
+        checked[name] = numbers
     return checked
 
 

@@ -20,7 +20,7 @@ from napari_zeroseg.training import card as cards
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.events import Control, Listener
 from napari_zeroseg.training.folder import RunFolder
-from napari_zeroseg.training.processes import error_of, shares_processor
+from napari_zeroseg.training.processes import LostError, error_of, shares_processor
 from napari_zeroseg.training.result import TrainedModel
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Launch:
             return TrainedModel(self.config.name, cards.read(self.config.name), bool(last["better"]), self.folder.path)
         if last.get("event") in ("stopped", "failed"):
             raise error_of(str(last["kind"]), str(last["message"]))
-        raise ZerosegError(self._last_words())
+        raise LostError(self._last_words())
 
     def _hear(self, child: subprocess.Popen[str], steering: Control) -> dict[str, Any]:
         """Pass events on until the processes have ended; returns the last one."""

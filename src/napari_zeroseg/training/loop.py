@@ -189,9 +189,11 @@ class Trainer:
         release(device)
         task = self._tasks.get("masks")
         if not isinstance(task, MaskTask) or task.at_once == 1:
+            reduced = ", even with one prompt at a time" if isinstance(task, MaskTask) else ""
+            decoder = "train the decoder alone, " if self._network.trains_encoder else ""
             raise DeviceMemoryError(
-                f"{device} ran out of memory in a training step, even with one prompt at a time: train the decoder "
-                "alone, choose a smaller base or the CPU, or close other programs that use the device."
+                f"{device} ran out of memory in a training step{reduced}: {decoder}choose a smaller base or the CPU, "
+                "or close other programs that use the device."
             ) from error
         task.at_once //= 2
         _log.warning("%s is short of memory: %d prompts are answered at a time from now on.", device, task.at_once)

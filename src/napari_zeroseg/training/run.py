@@ -83,6 +83,8 @@ def train(
         work = Work(folder, config, listener, control, cancel)
     try:
         return work.go()
+    except LostError:
+        raise  # what the processes wrote tells why
     except ZerosegError:
         if not resume and not work.has_begun:
             folder.forget()  # refused before anything began: nothing in it is worth keeping

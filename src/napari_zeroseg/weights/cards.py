@@ -101,7 +101,10 @@ def model_folder(key: str) -> Path:
 
 def has_class(key: str) -> bool:
     """Whether a model of the list has learnt a class, all objects of which it finds without prompts."""
-    return (model_folder(key) / CLASS_HEAD).is_file()
+    try:
+        return (model_folder(key) / CLASS_HEAD).is_file()
+    except InputError:  # another package's key, which is no folder's name
+        return False
 
 
 def read_card(key: str) -> Card | None:
