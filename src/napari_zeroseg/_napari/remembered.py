@@ -6,8 +6,8 @@ import json
 import logging
 from pathlib import Path
 
-from filelock import FileLock
-
+from napari_zeroseg.errors import WriteError
+from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -19,15 +19,15 @@ def recall(name: str) -> str:
 
 
 def remember(name: str, value: str) -> None:
-    """Keep a value under a name; where it cannot be written, it is forgotten with this session."""
+    """Keep a value under a name; where it cannot be written now, it is forgotten with this session."""
     file = _file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_name(f".{file.name}.lock")):
+        with only_run_on(file):
             temporary = file.with_name(f".{file.name}.tmp")
             temporary.write_text(json.dumps({**_known(), name: value}, indent=2) + "\n", encoding="utf-8")
             temporary.replace(file)
-    except OSError as error:
+    except (OSError, WriteError) as error:
         _log.warning("%s cannot be written: %s", file, error)
 
 
