@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -25,7 +25,9 @@ class OverlapPolicy(StrEnum):
     """Only empty pixels are filled: nothing that has a label changes, not even the object's own."""
 
 
-def number_classes(values: Sequence[str], known: Mapping[str, int] | None = None) -> tuple[list[int], dict[str, int]]:
+def number_classes(
+    values: Sequence[str], known: Mapping[str, int] | None = None, taken: Iterable[int] = ()
+) -> tuple[list[int], dict[str, int]]:
     """Turn what people write as classes into numbers.
 
     Parameters
@@ -35,6 +37,8 @@ def number_classes(values: Sequence[str], known: Mapping[str, int] | None = None
         number that nothing else has.
     known : mapping of str and int, optional
         Numbers that names have already.
+    taken : iterable of int, optional
+        Numbers that no new name gets.
 
     Returns
     -------
@@ -45,7 +49,7 @@ def number_classes(values: Sequence[str], known: Mapping[str, int] | None = None
     """
     names = dict(known or {})
     numbers = [_whole(value) for value in values]
-    used = {*(number for number in numbers if number), *names.values()}
+    used = {*(number for number in numbers if number), *names.values(), *taken}
     for value, number in zip(values, numbers, strict=True):
         name = value.strip()
         if number is None and name not in names:

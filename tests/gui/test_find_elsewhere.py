@@ -7,11 +7,42 @@ import gc
 import numpy as np
 import pytest
 
+from napari_zeroseg._napari.find_elsewhere import Pair, labels_for, owner_of, pairs
+from napari_zeroseg._napari.workspace import Workspace
 from napari_zeroseg.jobs import shared_queue
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
 
 PATIENCE = 240_000
+
+
+def test_whose_labels(make_napari_viewer):
+    viewer, shape = make_napari_viewer(), (3, 8, 9)
+    first, second = (viewer.add_image(np.zeros(shape), name=name) for name in ("a", "b"))
+    labels = viewer.add_labels(np.zeros(shape, np.uint8), name="a – labels")
+    loose = viewer.add_labels(np.zeros(shape, np.uint8), name="loose")
+    assert owner_of(viewer, labels) is first
+    assert owner_of(viewer, loose) is None
+    assert labels_for(viewer, second, [labels]) is None
+    assert labels_for(viewer, second, [labels, loose]) is loose
+    assert labels_for(viewer, first, [loose, labels]) is labels
+    offered = list(pairs(viewer, second, labels))
+    assert Pair(first, labels) in offered
+    assert list(pairs(viewer, first, labels)) == [Pair(second, loose)]
+    workspace = Workspace(viewer)
+    workspace.choose_image(second)
+    workspace.choose_labels(loose)
+    workspace.close()
+    loose.name = "a – taken"
+    assert owner_of(viewer, loose) is second
+    _, dock = viewer.window.add_plugin_dock_widget("napari-zeroseg", "Stack")
+    assert dock.session.image is second
+    assert dock.session.labels is loose
+    viewer.layers.remove(loose)
+    dock.session.choose_labels(None)
+    dock._choose_layers()
+    assert dock.session.labels is None
+    dock.session.close()
 
 
 @pytest.fixture

@@ -77,8 +77,7 @@ class Detecting:
             token.raise_if_cancelled()
             if not len(found.boxes):
                 raise InputError(_nothing(detector, phrases, least))
-            several = len(phrases or detector.names) > 1
-            return Drawing(_new(view, found, labels, token), 0, list(dict.fromkeys(found.names)), several)
+            return Drawing(_new(view, found, labels, token), 0, list(dict.fromkeys(found.names)))
 
         doing = f"{Path(folder).name} looks for {', '.join(phrases) or 'all that it knows'} …"
         self._outlining.begin(phrases, self._outlining.drawer(PromptKind.BOX), draw, doing)
@@ -108,4 +107,4 @@ def _new(view: View, found: Detections, labels: NDArray[Any] | None, cancel: Can
     if labels is not None and labels.any():
         answers = view.predict([Prompt(box=box) for box in boxes], cancel=cancel)
         kept = [i for i in kept if not is_labelled(answers[i].patch(), labels)]
-    return [Outline.boxed(found.classes[i], boxes[i], found.scores[i]) for i in kept]
+    return [Outline.boxed(found.names[i], found.classes[i], boxes[i], found.scores[i]) for i in kept]

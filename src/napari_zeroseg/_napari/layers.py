@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ class the object is, and how sure that is."""
 
 CLASS_NAMES = "napari-zeroseg classes"
 """Metadata of a Shapes layer whose classes are names: the number of each, which stays when shapes are taken out."""
+
+CLASS_NUMBERS = "napari-zeroseg class numbers"
+"""Metadata of a Shapes layer: numbers that mean something already, so that no new name gets them."""
 
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -271,14 +275,70 @@ def drawn_shapes(layer: Shapes, plane: ShownPlane, dims: Dims) -> Iterator[Drawn
 def class_numbers(layer: Shapes) -> list[int]:
     """Number of the class of each shape, 0 where it has none.
 
-    Names are numbered in the order in which they come, from the first number that is free, and keep their numbers: they
-    are written into the layer's metadata.
+    Names are numbered in the order in which they come, from the first number that is free (see :func:`keep_classes`),
+    and keep their numbers: they are written into the layer's metadata.
     """
     values = ["" if value is None else str(value) for value in _feature(layer, CLASS, 0)]
-    numbers, names = number_classes(values, layer.metadata.get(CLASS_NAMES))
+    numbers, names = number_classes(values, layer.metadata.get(CLASS_NAMES), layer.metadata.get(CLASS_NUMBERS, ()))
     if names:
         layer.metadata[CLASS_NAMES] = names
     return numbers
+
+
+def keep_classes(layer: Shapes, names: Mapping[str, int], numbers: Iterable[int]) -> None:
+    """Let names that come keep off numbers that mean something already.
+
+    Parameters
+    ----------
+    layer : Shapes
+    names : mapping of str and int
+        Names that have numbers elsewhere; those that the layer numbers itself, or whose number it gave away, are left
+        out.
+    numbers : iterable of int
+        What no new name gets, instead of what was said before.
+    """
+    own: dict[str, int] = dict(layer.metadata.get(CLASS_NAMES, {}))
+    for name, number in names.items():
+        if name not in own and number not in own.values():
+            own[name] = number
+    if own:
+        layer.metadata[CLASS_NAMES] = own
+    layer.metadata[CLASS_NUMBERS] = sorted(numbers)
+
+
+def name_classes(layer: Shapes, wanted: Mapping[str, int]) -> dict[str, str]:
+    """Number names before their shapes come.
+
+    Parameters
+    ----------
+    layer : Shapes
+    wanted : mapping of str and int
+        The number that each name gets if the layer does not know it and nothing else has that number.
+
+    Returns
+    -------
+    dict of str and str
+        What to write as class for each: the spelling that the layer knows, and what would read as a number as a name.
+    """
+    taken = {*class_numbers(layer), *layer.metadata.get(CLASS_NUMBERS, ())}
+    names: dict[str, int] = dict(layer.metadata.get(CLASS_NAMES, {}))
+    taken.update(names.values())
+    known = {name.casefold(): name for name in names}
+    spelt = {}
+    for name, number in sorted(wanted.items(), key=lambda item: item[1]):
+        bare = name.strip() if number_classes([name])[1] else f"class {name.strip()}"
+        own = spelt[name] = known.setdefault(bare.casefold(), bare)
+        if own not in names:
+            names[own] = number if number not in taken else free_number(taken)
+            taken.add(names[own])
+    layer.metadata[CLASS_NAMES] = names
+    return spelt
+
+
+def free_number(taken: Iterable[int]) -> int:
+    """Lowest number from 1 that is not among those."""
+    used = set(taken)
+    return next(number for number in itertools.count(1) if number not in used)
 
 
 def _feature(layer: Points | Shapes, name: str, default: object) -> Sequence[Any]:

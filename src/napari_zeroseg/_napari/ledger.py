@@ -64,7 +64,9 @@ class Step:
     largest : int or None
         The largest label of `layer` before.
     names : dict of str and int
-        Numbers of the classes that the shapes name.
+        Numbers of the classes that the shapes name, or of the phrases.
+    is_class : bool
+        Whether what was written are numbers of classes.
     """
 
     place: tuple[object, ...]
@@ -76,15 +78,20 @@ class Step:
     edit: EditRef | None = None
     largest: int | None = None
     names: dict[str, int] = field(default_factory=dict)
+    is_class: bool = False
 
-    def sentence(self, *, is_class: bool) -> str:
+    @property
+    def classes(self) -> set[int]:
+        """Numbers of classes that were written."""
+        return {one.label for one in self.written} if self.is_class else set()
+
+    def sentence(self) -> str:
         """Say what was accepted."""
         pixels = sum(one.pixels for one in self.written)
-        what = f"{len(self.written)} {'classes' if is_class else 'objects'}"
+        what = f"{len(self.written)} {'classes' if self.is_class else 'objects'}"
         if len(self.written) == 1:
-            what = f"{'Class' if is_class else 'Object'} {self.written[0].label}"
-        labels = {one.label for one in self.written} if is_class else set()
-        named = ", ".join(f"{number} {name}" for name, number in self.names.items() if number in labels)
+            what = f"{'Class' if self.is_class else 'Object'} {self.written[0].label}"
+        named = ", ".join(f"{number} {name}" for name, number in self.names.items() if number in self.classes)
         return f"{what} accepted, {pixels:,} pixels" + (f" ({named})" if named else "")
 
 
@@ -107,12 +114,30 @@ class Ledger:
         self._workspace = workspace
         self.steps: list[Step] = []
 
+    def classes_in(self, layer: Labels | None) -> tuple[dict[str, int], set[int]]:
+        """Names and numbers of the classes that were accepted into a layer."""
+        names: dict[str, int] = {}
+        numbers: set[int] = set()
+        for step in self.steps:
+            if step.is_class and step.layer is layer:
+                written = step.classes
+                names |= {name: number for name, number in step.names.items() if number in written}
+                numbers |= written
+        return names, numbers
+
     def accept(
-        self, finished: Sequence[Finished], plane: ShownPlane, policy: OverlapPolicy, top_first: Sequence[int]
+        self,
+        finished: Sequence[Finished],
+        plane: ShownPlane,
+        policy: OverlapPolicy,
+        top_first: Sequence[int],
+        *,
+        is_class: bool = False,
     ) -> Step:
         """Write objects into the output as one undoable edit and take their marks out of the layers.
 
-        Where they meet, that which comes first in `top_first` has the pixels. The output's
+        Where they meet, that which comes first in `top_first` has the pixels. `is_class` says that their labels are
+        numbers of classes. The output's
         :meth:`~napari_zeroseg._napari.output.Output.show` is due afterwards.
 
         Raises
@@ -142,8 +167,9 @@ class Ledger:
             raise InputError(_nothing_written(finished, policy))
         step = self._take([done.marks for done in finished], plane)
         step.layer, step.written, step.largest = output.layer, written, largest
-        step.edit = newest_edit(output.layer)
-        if self._workspace.shapes is not None:
+        step.edit, step.is_class = newest_edit(output.layer), is_class
+        step.names = {done.marks.phrase: done.marks.object_id for done in finished if done.marks.phrase}
+        if not step.names and self._workspace.shapes is not None:
             step.names = dict(self._workspace.shapes.metadata.get(CLASS_NAMES, {}))
         return step
 

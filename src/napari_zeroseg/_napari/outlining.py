@@ -14,7 +14,17 @@ from psygnal import Signal
 from napari_zeroseg._napari import prompt_layers
 from napari_zeroseg._napari.engine import ModelChoice, PictureRef
 from napari_zeroseg._napari.find_work import counted
-from napari_zeroseg._napari.layers import CLASS, NEGATIVE, OBJECT, POSITIVE, SCORE, SIGN, TEXT
+from napari_zeroseg._napari.layers import (
+    CLASS,
+    NEGATIVE,
+    OBJECT,
+    POSITIVE,
+    SCORE,
+    SIGN,
+    TEXT,
+    class_numbers,
+    name_classes,
+)
 from napari_zeroseg._napari.marks import Box, extent_of
 from napari_zeroseg._napari.taught import shared_taught
 from napari_zeroseg.cascade.text import TextOptions, checked_phrases, draw_regions
@@ -53,7 +63,6 @@ class _Asked:
 
     picture: PictureRef
     words: str
-    is_several: bool
     drawer: ModelChoice
     model: ModelChoice
     turn: int
@@ -71,14 +80,11 @@ class Drawing:
         Regions that gave no mask that fits.
     words : list of str
         What was found, where that is known only now.
-    is_several : bool
-        Whether there are several classes of it, where that is known only now.
     """
 
     outlines: list[Outline]
     dropped: int = 0
     words: list[str] = field(default_factory=list)
-    is_several: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,27 +99,31 @@ class _Target:
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What describes one object that was found: its class, the box around it, clicks, and how sure that is."""
+    """What describes one object that was found: its class, the box around it, clicks, and how sure that is.
 
-    class_id: int
+    `place` is that of its class among those that were looked for, from 1.
+    """
+
+    name: str
+    place: int
     box: Box
     points: NDArray[np.float32]
     positive: NDArray[np.bool_]
     score: float
 
     @classmethod
-    def of(cls, class_id: int, patch: Patch, prompt: Prompt, score: float) -> Outline:
+    def of(cls, name: str, place: int, patch: Patch, prompt: Prompt, score: float) -> Outline:
         """Take the box of what was drawn, and the clicks by which it was."""
         rows, columns, _ = patch
         box = (rows.start - 0.5, columns.start - 0.5, rows.stop - 0.5, columns.stop - 0.5)
         inside = (prompt.points >= box[:2]).all(1) & (prompt.points <= box[2:]).all(1)
         keep = inside | ~prompt.labels  # a click that lies outside of its object would contradict the box
-        return cls(class_id, box, prompt.points[keep], prompt.labels[keep], score)
+        return cls(name, place, box, prompt.points[keep], prompt.labels[keep], score)
 
     @classmethod
-    def boxed(cls, class_id: int, box: Box, score: float) -> Outline:
+    def boxed(cls, name: str, place: int, box: Box, score: float) -> Outline:
         """Take a box alone."""
-        return cls(class_id, box, np.zeros((0, 2), np.float32), np.zeros(0, bool), score)
+        return cls(name, place, box, np.zeros((0, 2), np.float32), np.zeros(0, bool), score)
 
 
 class Outlining:
@@ -212,7 +222,7 @@ class Outlining:
         try:
             words = checked_phrases(line)
         except ZerosegError as error:
-            self._on_failed(error)
+            self._say(self._channel.report(error), "warning")
             return
 
         def draw(view: View, labels: NDArray[Any] | None, token: CancelToken) -> Drawing:
@@ -246,17 +256,18 @@ class Outlining:
             plane = workspace.plane()
             picture, labels = workspace.picture(plane), self._labels_on(plane)
         except ZerosegError as error:
-            self._on_failed(error)
+            self._say(self._channel.report(error), "warning")
             return
         self._turn += 1
-        asked = _Asked(picture, ", ".join(words), len(words) > 1, drawer, self._asking.model, self._turn)
+        asked = _Asked(picture, ", ".join(words), drawer, self._asking.model, self._turn)
 
         def work(token: CancelToken) -> Drawing:
             view = self._channel.engine().view(picture, drawer)
             return draw(view, None if labels is None else labels(), token)
 
         self.is_busy = True
-        self._channel.submit("outline", Priority.CLICK, work, partial(self._on_outlines, asked), self._on_failed)
+        done, failed = partial(self._on_outlines, asked), partial(self._on_failed, asked.turn)
+        self._channel.submit("outline", Priority.CLICK, work, done, failed)
         self._say(doing, "busy")
         self.changed.emit()
 
@@ -273,7 +284,7 @@ class Outlining:
         if asked.turn != self._turn:
             return
         if drawn.words:
-            asked = replace(asked, words=", ".join(drawn.words), is_several=drawn.is_several)
+            asked = replace(asked, words=", ".join(drawn.words))
         try:
             plane: ShownPlane | None = workspace.plane()
         except ZerosegError:
@@ -297,8 +308,9 @@ class Outlining:
         assert shapes is not None
         assert points is not None
         prompt_layers.give_classes(shapes)
-        options = self._asking.options
-        self._asking.options = replace(options, batched=False, semantic=asked.is_several or options.semantic)
+        spelt = name_classes(shapes, {one.name: one.place for one in new})
+        new = [replace(one, name=spelt[one.name]) for one in new]
+        self._asking.options = replace(self._asking.options, batched=False)
         asked = replace(asked, dropped=drawn.dropped)
         self._write(asked, _Target(workspace.image, shapes, points, plane), new, workspace.highest_object() + 1)
 
@@ -329,7 +341,7 @@ class Outlining:
             ["rectangle"] * len(some),
             {
                 OBJECT: numbers,
-                CLASS: [one.class_id for one in some],
+                CLASS: [one.name for one in some],
                 SCORE: [one.score for one in some],
                 TEXT: [""] * len(some),
             },
@@ -341,18 +353,27 @@ class Outlining:
             return
         what = "1 object" if done == 1 else f"{done} objects"
         lost = f" ({counted(asked.dropped, 'region')} gave no mask that fits)" if asked.dropped else ""
-        self._end(f"{what} of {asked.words}{lost}: correct their boxes and clicks, then accept", "good")
+        classes = self._to_classes(target.shapes)
+        self._end(f"{what} of {asked.words}{lost}: correct their boxes and clicks, then accept{classes}", "good")
         # the user may have chosen another model meanwhile
         if self._asking.model == asked.model != asked.drawer and self._models.loading is None:
             self._models.use(asked.drawer)
+
+    def _to_classes(self, shapes: Shapes) -> str:
+        """Let classes be written where the layer has several; say so."""
+        if self._asking.options.semantic or len(set(class_numbers(shapes)) - {0}) < 2:
+            return ""
+        self._asking.options = replace(self._asking.options, semantic=True)
+        return ". Since there are several classes, their numbers are written: 'As' is Semantic now"
 
     def _end(self, words: str, tone: str) -> None:
         self.is_busy = False
         self._say(words, tone)
         self.changed.emit()
 
-    def _on_failed(self, error: Exception) -> None:
-        self._end(self._channel.report(error), "warning")
+    def _on_failed(self, turn: int, error: Exception) -> None:
+        if turn == self._turn:
+            self._end(self._channel.report(error), "warning")
 
 
 def _box_iou(one: Box, other: Box) -> float:
@@ -377,7 +398,7 @@ def _outlines(
     cancel.raise_if_cancelled()
     kept, _ = draw_regions(view, regions, heat, found.phrases, options, cancel)
     new = [
-        Outline.of(one.label, one.patch, one.prompt, one.certainty)
+        Outline.of(found.phrases[one.label - 1], one.label, one.patch, one.prompt, one.certainty)
         for one in kept
         if not is_labelled(one.patch, labels)
     ]
@@ -396,9 +417,9 @@ def _of_words(view: View, words: Sequence[str], labels: NDArray[Any] | None, can
             "Stack dock, or choose a model that takes text."
         )
     found = []
-    for number, word in enumerate(words, start=1):
+    for place, word in enumerate(words, start=1):
         for one in find_word(view.model, view, load_word(word), labels=labels, cancel=cancel):
-            found.append(Outline.of(number, one.patch, one.prompt, one.certainty))
+            found.append(Outline.of(word, place, one.patch, one.prompt, one.certainty))
     return Drawing(found)
 
 

@@ -24,7 +24,6 @@ from napari_zeroseg._napari.layers import (
     SCORE,
     SIGN,
     TEXT,
-    class_numbers,
     data_shape,
 )
 from napari_zeroseg.io.label_zarr import editable_labels
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
 SIGN_COLOURS = {POSITIVE: "#2ecc71", NEGATIVE: "#ff4d4d"}
 OUTLINE = "#38bdf8"
+
+IMAGE_OF = "napari-zeroseg image"
+"""Metadata of a Labels layer: unique id of the image that it was made for, or was last used with."""
 
 
 def placement(image: Layer) -> dict[str, Any]:
@@ -104,7 +106,14 @@ def new_labels(image: Image, what: str = "labels", dtype: DTypeLike = np.uint16)
         path = _file_for(image, what)
         data = editable_labels(path, shape, kind, *_steps(image))
         show_info(f"The labels of '{image.name}' are large, so they lie on disk: {path}")
-    return Labels(data, name=f"{image.name} – {what}", opacity=0.5, **placement(image))
+    made = Labels(data, name=label_name(image, what), opacity=0.5, **placement(image))
+    made.metadata[IMAGE_OF] = image.unique_id
+    return made
+
+
+def label_name(image: Image, what: str) -> str:
+    """Name of a layer that holds `what` of an image."""
+    return f"{image.name} – {what}"
 
 
 def in_memory() -> int:
@@ -151,16 +160,16 @@ def adopt_shapes(layer: Shapes) -> None:
 
 
 def give_classes(layer: Shapes) -> None:
-    """Let shapes say of which class their object is, and how sure that is; 0 and NaN say nothing."""
-    missing = {name: value for name, value in ((CLASS, 0), (SCORE, math.nan)) if name not in layer.features}
+    """Let shapes say of which class their object is, and how sure that is; "" and NaN say nothing."""
+    count = len(layer.data)
+    values = {CLASS: np.full(count, "", object), SCORE: np.full(count, math.nan)}
+    missing = {name: value for name, value in values.items() if name not in layer.features}
+    if CLASS not in missing and layer.features[CLASS].dtype != object:  # numbers so far, and names are to come
+        missing[CLASS] = np.array(layer.features[CLASS].astype(object), object)
     if missing:
+        defaults = {CLASS: "", SCORE: math.nan, **_defaults(layer)}
         layer.features = layer.features.assign(**missing)
-        layer.feature_defaults = {**_defaults(layer), **missing}
-
-
-def has_classes(layer: Shapes) -> bool:
-    """Whether any shape says of which class its object is."""
-    return CLASS in layer.features and any(number > 0 for number in class_numbers(layer))
+        layer.feature_defaults = {**_defaults(layer), **defaults}
 
 
 def set_text(layer: Shapes, text: str) -> int:

@@ -308,6 +308,9 @@ class SegmentDock(Dock):
         self.mode.show_value(options.semantic or by_words)
         for _, one in self.mode.buttons.items():
             one.setEnabled(not by_words)
+        self.class_id.blockSignals(True)
+        self.class_id.setValue(options.class_id)
+        self.class_id.blockSignals(False)
         self.class_id.setVisible(options.semantic and not by_words)
 
     def _kind_in_use(self) -> str | None:

@@ -14,11 +14,12 @@ from napari_zeroseg._napari.ahead import Ahead
 from napari_zeroseg._napari.asking import Asking, Options
 from napari_zeroseg._napari.channel import Bridge, Channel, Status
 from napari_zeroseg._napari.choosing import Choosing
+from napari_zeroseg._napari.classes import Classes
 from napari_zeroseg._napari.comparing import Comparing
 from napari_zeroseg._napari.detecting import Detecting
 from napari_zeroseg._napari.engine import Engine, ModelChoice, largest_label, shared_engine
 from napari_zeroseg._napari.hints import Hints
-from napari_zeroseg._napari.layers import CLASS, NEGATIVE, POSITIVE, SIGN, camera_of
+from napari_zeroseg._napari.layers import NEGATIVE, POSITIVE, SIGN, camera_of
 from napari_zeroseg._napari.ledger import Finished, Ledger, Undone
 from napari_zeroseg._napari.numbering import number_next, separate_boxes
 from napari_zeroseg._napari.outlining import Outlining
@@ -35,7 +36,7 @@ from napari_zeroseg.tiling import LARGE_PLANE
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Labels, Shapes
+    from napari.layers import Labels
 
     from napari_zeroseg.registry import ModelSpec
 
@@ -82,14 +83,12 @@ class Session:
         self.wording = Wording(self.workspace, self.preview, self.asking, self._channel)
         self.outlining = Outlining(self.workspace, self.asking, self.models, self._channel, self._say, self._set_object)
         self.detecting = Detecting(self.outlining, self.asking, self._channel)
+        self._classes = Classes(self.workspace, self.ledger, self.asking, self.outlining, self._change)
         self.comparing = Comparing(self.asking, self.models, self._channel)
         self._ahead = Ahead(self.workspace, self._channel, self._say_ahead)
         self._accept_next = False
         self._hints = Hints(self.workspace)
-        self._with_classes: Shapes | None = None
         self.workspace.chosen.connect(self._on_chosen)
-        self.workspace.chosen.connect(self._on_marks)
-        self.workspace.marks_changed.connect(self._on_marks)
         self.workspace.shapes_added.connect(self._on_shapes_added)
         self.workspace.tool_changed.connect(self.changed.emit)
         self.models.changed.connect(self.wording.on_model)
@@ -164,6 +163,11 @@ class Session:
 
     def set_options(self, **values: Any) -> None:
         """Change some of :class:`Options`."""
+        self._change(**values)
+        if "class_id" in values:
+            self._classes.choose(values["class_id"])
+
+    def _change(self, **values: Any) -> None:
         field = self.options.field
         self.asking.options = replace(self.options, **values)
         self.asking.look_soon()
@@ -238,6 +242,7 @@ class Session:
         assert asking.answer is not None
         assert asking.plane is not None
         by_words = asking.answer.phrases is not None
+        is_class = self.options.semantic or by_words
         class_id = self.options.class_id if self.options.semantic else None
         shown = asking.shown
         above = [i for i in asking.top_first if shown[i][1][2].any()]
@@ -249,12 +254,14 @@ class Session:
         assert output is not None
         # drawing takes as long as writing: each has a turn of its own in the window's loop
         self._channel.later(f"draw {id(output)}", 0, output.show)
-        step = self.ledger.accept(finished, asking.plane, self.options.policy, [there.index(i) for i in above])
+        order = [there.index(i) for i in above]
+        step = self.ledger.accept(finished, asking.plane, self.options.policy, order, is_class=is_class)
+        self._classes.look()
         if by_words:
             asking.settle()
         else:
             self._start_next(step.objects)
-        self._say(step.sentence(is_class=self.options.semantic or by_words), "good")
+        self._say(step.sentence(), "good")
 
     def discard(self) -> None:
         """Drop the preview and the marks on this plane; undo brings the marks back."""
@@ -353,17 +360,6 @@ class Session:
         number = separate_boxes(self.workspace, fresh)
         if number is not None:
             self._set_object(number)
-
-    def _on_marks(self) -> None:
-        """Write classes once a user's shapes have them; the user may still choose otherwise."""
-        shapes = self.workspace.shapes
-        if shapes is None or shapes is self._with_classes:
-            return
-        if self.outlining.is_busy:
-            self._with_classes = shapes if CLASS in shapes.features else None
-        elif prompt_layers.has_classes(shapes):
-            self._with_classes = shapes
-            self.set_options(semantic=True)
 
     def _on_answered(self) -> None:
         self.models.find_devices()

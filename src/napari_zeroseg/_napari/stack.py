@@ -22,10 +22,10 @@ from qtpy.QtWidgets import (
 
 from napari_zeroseg._napari.computing import DEVICES, PRECISIONS
 from napari_zeroseg._napari.curve import Curve, CurveData
+from napari_zeroseg._napari.find_elsewhere import labels_for
 from napari_zeroseg._napari.find_part import FindPart, ProposalsPart
 from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.keys import FIND_KEYS, STACK_KEYS, bind_all
-from napari_zeroseg._napari.layers import data_shape
 from napari_zeroseg._napari.layout import button, column, form, row
 from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.segment import SegmentDock
@@ -288,8 +288,8 @@ class StackDock(Dock):
         image = session.image
         if image is not None and session.labels is None:
             own = [] if session.results is None else [session.results.layer]
-            fitting = (one for one in self._layers(Labels) if one not in own and not one.multiscale)
-            session.choose_labels(next((one for one in fitting if data_shape(one) == data_shape(image)), None))
+            there = [one for one in self.viewer.layers[::-1] if isinstance(one, Labels) and not is_preview(one)]
+            session.choose_labels(labels_for(self.viewer, image, (one for one in there if one not in own)))
 
     def _on_layers(self, event: Any) -> None:
         if event.type == "inserted":

@@ -239,6 +239,8 @@ class Workspace:
             self.output = None if labels is None else Output(labels, largest, self._announce)
         if self.image is not None:
             self._sets[self.image.unique_id] = _Set(points, shapes, labels, largest)
+            if labels is not None:
+                labels.metadata[prompt_layers.IMAGE_OF] = self.image.unique_id
 
     def _largest(self) -> int | None:
         return None if self.output is None else self.output.largest
