@@ -236,5 +236,10 @@ def test_a_detector(bench, stack, yolos, monkeypatch):
     assert set(np.unique(bench.workspace.labels.data)) <= {0, 1, 2}
     assert bench.workspace.labels.data[1].any()
     assert not len(shapes.data)
+    assert bench.dock.class_id.value() == bench.session.options.class_id
     write(bench, "axon")
     bench.until(lambda: "does not know 'axon'" in bench.dock.status.text())
+    bench.dock.text.line.setText("dendrite")
+    bench.dock.text.line.textEdited.emit("dendrite")
+    part.find_boxes.click()  # before the keyboard has rested
+    bench.until(lambda: "does not know 'dendrite'" in bench.dock.status.text())

@@ -325,7 +325,7 @@ class TestOutlining:
         assert drawn.session.model == FLOOD
         (box,) = drawn.workspace.shapes.data
         assert (box.min(0).tolist(), box.max(0).tolist()) == ([0, 7.5, 39.5], [0, 23.5, 55.5])
-        assert drawn.workspace.shapes.features["class"].tolist() == [1]
+        assert drawn.workspace.shapes.features["class"].tolist() == ["bright"]
         assert "positive" in list(drawn.workspace.points.features["sign"])
         assert preview(drawn).shape == (16, 16)
         drawn.session.accept()
@@ -345,7 +345,7 @@ class TestOutlining:
         drawn.session.outlining.outline()
         drawn.settle()
         assert drawn.session.options.semantic
-        assert sorted(drawn.workspace.shapes.features["class"]) == [1, 2]
+        assert sorted(drawn.workspace.shapes.features["class"]) == ["bright", "dark"]
         drawn.session.accept()
         drawn.settle()
         written = drawn.workspace.labels.data

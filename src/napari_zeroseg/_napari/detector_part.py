@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +30,21 @@ class DetectorPart(QWidget):
     detecting : Detecting
     outlining : Outlining
         That is busy while the detector looks.
+    enter : callable
+        Takes over what stands in the text line.
     """
 
-    def __init__(self, detecting: Detecting, outlining: Outlining, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        detecting: Detecting,
+        outlining: Outlining,
+        enter: Callable[[], None],
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
         self._detecting = detecting
         self._outlining = outlining
+        self._enter = enter
         self.name = QElidingLabel("")
         self.name.setElideMode(Qt.TextElideMode.ElideMiddle)
         self.name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -53,7 +63,7 @@ class DetectorPart(QWidget):
         layout.addWidget(form(("Folder", folder), ("Score from", self.least), ("", doing)))
         self.choose.clicked.connect(lambda: self._choose())
         self.least.valueChanged.connect(self._set_least)
-        self.find_boxes.clicked.connect(lambda: detecting.find())
+        self.find_boxes.clicked.connect(lambda: self._find())
         self.stop.clicked.connect(lambda: outlining.stop())
 
     def refresh(self) -> None:
@@ -68,6 +78,10 @@ class DetectorPart(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder of a detector", self._detecting.folder)
         if folder:
             self._detecting.choose(folder)
+
+    def _find(self) -> None:
+        self._enter()  # what was just typed waits for the keyboard to rest
+        self._detecting.find()
 
     def _set_least(self, score: float) -> None:
         self._detecting.least_score = score

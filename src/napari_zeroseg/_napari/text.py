@@ -117,7 +117,7 @@ class TextPart(QWidget):
         self.outline = button("Outline each", _OUTLINE)
         self.legend = Legend(wording.toggle_heat)
         self._threshold_row = form(("Above", row(self.threshold, self.per_cent)), ("", self.outline))
-        self.detector = DetectorPart(detecting, outlining)
+        self.detector = DetectorPart(detecting, outlining, lambda: wording.enter(self.line.text()))
         self.folded = Folded("Detector", self.detector)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
