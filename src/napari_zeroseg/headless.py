@@ -153,12 +153,13 @@ def segment_file(
         seeds = {} if search is not None else gather_seeds(job.prompts, series, planes)
         runner = Here(series, load()) if spread is None else spread(source)
         automatic = None if search is None else {**asdict(search), "planes": planes}
-        run, settings = provenance.run_of(source, runner.model, seeds, options, automatic)
+        classes = class_names(job.prompts) if job.prompts.by_class else None
+        run, settings = provenance.run_of(source, runner.model, seeds, options, automatic, classes)
         if out.exists() and not job.overwrite and not is_growing(out):
             return _there_already(out, run, table)
         begun = {"out": str(out), "run": run, "settings": settings, "started": provenance.now()}
-        if job.prompts.by_class:
-            begun["classes"] = class_names(job.prompts)
+        if classes is not None:
+            begun["classes"] = classes
         if search is None:
             work = _Work(list(seeds), ByPrompts(seeds, options))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
@@ -12,6 +11,9 @@ from numpy.typing import NDArray
 
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.segmenter import Patch
+
+_NONE = ("", "none", "<na>", "nan")
+_NO_NAMES = ("true", "false")
 
 
 class OverlapPolicy(StrEnum):
@@ -33,8 +35,8 @@ def number_classes(
     Parameters
     ----------
     values : sequence of str
-        Whole numbers from 1, or names; "" is none. Names are numbered in the order in which they come, from the first
-        number that nothing else has.
+        Whole numbers from 1, or names; "" is none, and so is what :func:`check_class` refuses. Names are numbered in
+        the order in which they come, from the first number that nothing else has.
     known : mapping of str and int, optional
         Numbers that names have already.
     taken : iterable of int, optional
@@ -58,13 +60,34 @@ def number_classes(
     return [names[v.strip()] if n is None else n for v, n in zip(values, numbers, strict=True)], names
 
 
+def check_class(text: str, where: str = "") -> None:
+    """Raise if what somebody wrote as a class is neither a whole number from 1 nor a name.
+
+    Parameters
+    ----------
+    text : str
+        "" is none, and passes.
+    where : str
+        The place that it was read from, such as "boxes.csv, line 2, column class".
+
+    Raises
+    ------
+    InputError
+    """
+    if _whole(text) == 0 and text.strip().casefold() not in _NONE:
+        raise InputError(
+            f"{f'{where}: a' if where else 'A'} class is a name or a whole number from 1, as 0 is background; got "
+            f"'{text.strip()}'."
+        )
+
+
 def _whole(text: str) -> int | None:
     """The number that a text is, 0 where it is none of use, None where it is a name."""
     try:
         value = float(text)
     except ValueError:
-        return 0 if text.strip().casefold() in ("", "none", "<na>") else None
-    return int(value) if math.isfinite(value) and value >= 1 else 0
+        return 0 if text.strip().casefold() in (*_NONE, *_NO_NAMES) else None
+    return int(value) if value >= 1 and value.is_integer() else 0
 
 
 def changes(labels: NDArray[np.integer], patch: Patch, label: int, policy: OverlapPolicy) -> NDArray[np.bool_]:

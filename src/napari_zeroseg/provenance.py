@@ -37,9 +37,28 @@ def described(seeds: dict[int, list[Seed]]) -> list[dict[str, Any]]:
     told: dict[str, dict[str, Any]] = {}
     for plane, several in seeds.items():
         for seed in several:
-            values = {"label": seed.label, **_prompt_values(seed.prompt)}
-            told.setdefault(json.dumps(values, sort_keys=True), {**values, "planes": []})["planes"].append(plane)
+            told.setdefault(_key(seed), {**_values(seed), "planes": []})["planes"].append(plane)
     return list(told.values())
+
+
+def reordered(seeds: dict[int, list[Seed]]) -> dict[str, list[int]]:
+    """Planes whose prompts come in another order than in :func:`described`, with their places there.
+
+    The order decides which of two objects is seen where they overlap.
+    """
+    places: dict[str, int] = {}
+    orders = {
+        str(plane): [places.setdefault(_key(seed), len(places)) for seed in several] for plane, several in seeds.items()
+    }
+    return {plane: order for plane, order in orders.items() if order != sorted(order)}
+
+
+def _values(seed: Seed) -> dict[str, Any]:
+    return {"label": seed.label, **_prompt_values(seed.prompt)}
+
+
+def _key(seed: Seed) -> str:
+    return json.dumps(_values(seed), sort_keys=True)
 
 
 def _prompt_values(prompt: Prompt) -> dict[str, Any]:
@@ -74,10 +93,12 @@ def run_of(
     seeds: dict[int, list[Seed]],
     options: StackOptions,
     automatic: Mapping[str, Any] | None = None,
+    classes: Mapping[str, int] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Return a hash of everything that the result depends on, and these things themselves.
 
-    `automatic` tells what is searched for without prompts, and on which planes.
+    `automatic` tells what is searched for without prompts, and on which planes; `classes` the numbers of names, where
+    labels are classes and no objects.
     """
     settings: dict[str, Any] = {
         "input": identity_of(source),
@@ -89,6 +110,10 @@ def run_of(
         "overlap": str(options.policy),
         "version": version("napari-zeroseg"),
     }
+    if order := reordered(seeds):
+        settings["order"] = order
+    if classes is not None:
+        settings |= {"by_class": True, "classes": dict(classes)}
     if automatic is not None:
         settings["automatic"] = dict(automatic)
     # not where the input lies: another node of a cluster may see it elsewhere

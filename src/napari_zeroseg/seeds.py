@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_zeroseg.errors import InputError
-from napari_zeroseg.instances import number_classes
+from napari_zeroseg.instances import check_class, number_classes
 from napari_zeroseg.io.csv import read_boxes, read_points
 from napari_zeroseg.planes import Planes
 from napari_zeroseg.prompts import Prompt
@@ -162,6 +162,9 @@ def _marks(given: GivenPrompts, series: Planes) -> list[_Mark]:
             marks.append(_Mark(_plane(row.plane, series), (row.row, row.column), None, row.sign, number))
     if given.boxes_file is not None:
         rectangles = read_boxes(given.boxes_file)
+        if given.by_class:
+            for rectangle in rectangles:
+                check_class(rectangle.class_ or "", f"{rectangle.where}, column class")
         classes, _ = number_classes([rectangle.class_ or "" for rectangle in rectangles])
         for rectangle, class_id in zip(rectangles, classes, strict=True):
             number = _number(rectangle.object, given.boxes_file)

@@ -81,10 +81,45 @@ def test_what_does_not_go_with_classes(zeroseg, stack, overlapping, tmp_path, mo
 def test_a_box_without_a_class(zeroseg, stack, overlapping, tmp_path, class_):
     file = write(tmp_path / "boxes.csv", [(*overlapping[0], class_, "", 1)])
     done = zeroseg("segment", stack.path, "--boxes", file, "--classes", "-o", tmp_path / "a.tif")
-    assert "a name or a whole number from 1 in each line" in done.error()
+    assert "a name or a whole number from 1" in done.error()
     assert not (tmp_path / "a.tif").exists()
 
 
 def test_classes_without_boxes(zeroseg, stack, tmp_path):
     done = zeroseg("segment", stack.path, "--point", "10,10", "--classes", "-o", tmp_path / "a.tif")
     assert "--classes is for" in done.usage_error()
+
+
+@pytest.mark.parametrize("class_", ["1.7", "True", "0", "-3", "inf"])
+def test_what_is_no_class(zeroseg, stack, overlapping, tmp_path, class_):
+    file = write(tmp_path / "boxes.csv", [(*overlapping[0], "1.0", "", 1), (*overlapping[1], class_, "", 1)])
+    ask = ("segment", stack.path, "--boxes", file, "-o", tmp_path / "a.tif")
+    expected = "boxes.csv, line 3, column class: a class is a name or a whole number from 1"
+    assert expected in zeroseg(*ask, "--classes").error()
+    assert not (tmp_path / "a.tif").exists()
+
+
+def test_whole_numbers_as_tables_write_them(zeroseg, stack, overlapping, tmp_path):
+    file = write(tmp_path / "boxes.csv", [(*overlapping[0], "2.0", "", 1)])
+    assert zeroseg("segment", stack.path, "--boxes", file, "--classes", "-o", tmp_path / "a.tif").code == 0
+    assert set(np.unique(labels_of(tmp_path / "a.tif"))) == {0, 2}
+
+
+def test_another_name_or_order_is_another_run(zeroseg, stack, overlapping, tmp_path):
+    first, second = overlapping
+    planes = [(*first, "cell", "", 0), (*second, "other", "", 0)], [(*first, "cell", "", 1), (*second, "other", "", 1)]
+    file, out = tmp_path / "boxes.csv", tmp_path / "a.tif"
+    ask = ("segment", stack.path, "--boxes", file, "--classes", "-o", out)
+    write(file, [*planes[0], *planes[1]])
+    assert zeroseg(*ask).code == 0
+    before = labels_of(out)
+    assert "nothing to do" in zeroseg(*ask).out
+    write(file, [*planes[0], *reversed(planes[1])])
+    assert "is already there and is not from this run" in zeroseg(*ask).error()
+    assert zeroseg(*ask, "--overwrite").code == 0
+    after = labels_of(out)
+    assert (after[0] == before[0]).all()
+    assert (after[1] != before[1]).any()
+    write(file, [(*row[:4], row[4].replace("cell", "axon"), *row[5:]) for row in (*planes[0], *reversed(planes[1]))])
+    assert "is not from this run" in zeroseg(*ask).error()
+    assert json.loads(zeroseg(*ask, "--overwrite", "--json").out)["classes"] == {"axon": 1, "other": 2}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_zeroseg.errors import InputError
-from napari_zeroseg.instances import OverlapPolicy, changes, erasure, write
+from napari_zeroseg.instances import OverlapPolicy, changes, check_class, erasure, number_classes, write
 
 
 @pytest.fixture
@@ -71,3 +71,15 @@ def test_an_id_that_the_labels_cannot_hold_is_refused(labels):
     with pytest.raises(InputError, match="uint8 labels hold ids up to 255; got 256"):
         write(small, PATCH, 256, OverlapPolicy.REPLACE)
     np.testing.assert_array_equal(small, labels)
+
+
+def test_classes_are_whole_numbers_or_names():
+    numbers, names = number_classes(["2.0", "cell", "", "1.7", "True", "-1", "nan", "inf"])
+    assert numbers == [2, 1, 0, 0, 0, 0, 0, 0]
+    assert names == {"cell": 1}
+
+
+@pytest.mark.parametrize("text", ["1.7", "True", "0", "-1", "inf"])
+def test_what_is_no_class(text):
+    with pytest.raises(InputError, match=f"A class is a name or a whole number from 1.* got '{text}'"):
+        check_class(text)

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
@@ -63,6 +63,8 @@ class BoxRow:
         Number or name of its class, where the file says so.
     score : float or None
         How sure that is, where the file says so.
+    where : str
+        File and line, for what is wrong with it.
     """
 
     plane: tuple[int, ...]
@@ -71,6 +73,7 @@ class BoxRow:
     text: str | None = None
     class_: str | None = None
     score: float | None = None
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +212,7 @@ def _row(line: _Line, plane: tuple[int, ...], rows: Sequence[float], columns: Se
     box = (min(rows), min(columns), max(rows), max(columns))
     if box[0] == box[2] or box[1] == box[3]:
         raise InputError(f"{line.where}: the rectangle has no area; draw it around the object.")
-    return BoxRow(plane, box, line.whole("object"), line.text(), line.text("class"), line.score())
+    return BoxRow(plane, box, line.whole("object"), line.text(), line.text("class"), line.score(), line.where)
 
 
 def _table(path: Path) -> tuple[list[str], list[_Line]]:
