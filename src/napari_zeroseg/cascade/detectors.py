@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from napari_zeroseg.automatic.overlap import suppress
 from napari_zeroseg.cascade.boxes import segment_boxes
 from napari_zeroseg.cascade.planes import as_view
 from napari_zeroseg.cascade.text import checked_phrases
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 
 _BY_PHRASES = "zero-shot-object-detection"
+
+_SAME = 0.8
+"""IoU above which two boxes of a class are one object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +60,15 @@ class Detector:
     pipeline : transformers.Pipeline
         For object detection, or for zero-shot object detection.
     title : str
+    model_key : str, optional
+        What tells its files from others; left out, the title.
     """
 
-    def __init__(self, pipeline: Any, title: str) -> None:
+    def __init__(self, pipeline: Any, title: str, model_key: str = "") -> None:
         self._pipeline = pipeline
         self.title = title
+        self.model_key = model_key or title
+        """What tells its files from others."""
         self.takes_phrases = pipeline.task == _BY_PHRASES
 
     @property
@@ -72,7 +81,7 @@ class Detector:
     def detect(
         self, picture: NDArray[np.uint8], phrases: Sequence[str] | str = (), threshold: float = 0.3
     ) -> Detections:
-        """Find boxes.
+        """Find boxes. Of two boxes of a class that are nearly the same (IoU above 0.8), that of the higher score stays.
 
         Parameters
         ----------
@@ -91,7 +100,7 @@ class Detector:
 
         if not 0 <= threshold < 1:
             raise InputError(f"A detector's threshold is a number from 0 to below 1; got {threshold!r}.")
-        asked = self._asked(phrases)
+        asked = self.asked(phrases)
         rgb = Image.fromarray(picture).convert("RGB")
         if self.takes_phrases:
             found = self._pipeline(rgb, candidate_labels=asked, threshold=threshold)
@@ -101,16 +110,31 @@ class Detector:
             filter(_has_area, (_clipped(one, picture) for one in found)), key=lambda one: -float(one["score"])
         )
         # transformers gives the edges of a box as whole numbers of pixels, ours are pixel centres
-        corners = [[one["box"][side] for side in ("ymin", "xmin", "ymax", "xmax")] for one in found]
+        sides = [[one["box"][side] for side in ("ymin", "xmin", "ymax", "xmax")] for one in found]
+        corners = np.array(sides, np.float32).reshape(-1, 4) - 0.5
         names = [str(one["label"]) for one in found]
+        scores = [float(one["score"]) for one in found]
+        kept = _once(corners, names, scores)
         return Detections(
-            np.array(corners, np.float32).reshape(-1, 4) - 0.5,
-            names,
-            [asked.index(name) + 1 for name in names],
-            [float(one["score"]) for one in found],
+            corners[kept],
+            [names[i] for i in kept],
+            [asked.index(names[i]) + 1 for i in kept],
+            [scores[i] for i in kept],
         )
 
-    def _asked(self, phrases: Sequence[str] | str) -> list[str]:
+    def asked(self, phrases: Sequence[str] | str = ()) -> list[str]:
+        """Return what it looks for, in the order of the classes' numbers.
+
+        Parameters
+        ----------
+        phrases : str or sequence of str
+            As for :meth:`detect`.
+
+        Raises
+        ------
+        InputError
+            As by :meth:`detect`.
+        """
         asked = checked_phrases(phrases, may_be_none=True)
         if self.takes_phrases:
             if not asked:
@@ -123,6 +147,15 @@ class Detector:
             known = ", ".join(quoted) + (", …" if len(self.names) > 20 else "")
             raise InputError(f"{self.title} does not know {unknown[0]!r}; its classes are: {known}.")
         return [by_word[name.casefold()] for name in asked] or self.names
+
+
+def _once(boxes: NDArray[np.float32], names: Sequence[str], scores: Sequence[float]) -> list[int]:
+    """Indices of the boxes that are no second one of the same object, in their order."""
+    kept: list[int] = []
+    for name in set(names):
+        same = [i for i, other in enumerate(names) if other == name]
+        kept += [same[k] for k in suppress(boxes[same], [scores[i] for i in same], _SAME)]
+    return sorted(kept)
 
 
 def _clipped(one: dict[str, Any], picture: NDArray[np.uint8]) -> dict[str, Any]:
@@ -176,7 +209,8 @@ def load_detector(source: str | Path, *, device: str = "auto") -> Detector:
 
     from napari_zeroseg.devices import resolve_device
 
-    name = str(source)
+    folder = Path(source).expanduser().resolve()
+    name = str(folder) if folder.is_dir() else str(source)
     try:
         config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -216,7 +250,22 @@ def load_detector(source: str | Path, *, device: str = "auto") -> Detector:
         raise WeightsError(
             f"The detector {name} cannot be loaded ({reason}): save it anew with transformers."
         ) from error
-    return Detector(made, Path(name).name)
+    key = _key_of(folder) if folder.is_dir() else _commit_of(name)
+    return Detector(made, Path(name).name, f"{Path(name).name}-{key}")
+
+
+def _commit_of(name: str) -> str:
+    """The commit of a repository in the hub's cache: the name of the folder of its files."""
+    from transformers.utils import cached_file
+
+    return Path(cached_file(name, "config.json", local_files_only=True)).parent.name
+
+
+def _key_of(folder: Path) -> str:
+    """Hash of the names, sizes and times of change of a folder's files."""
+    told = [(str(file.relative_to(folder)), file.stat()) for file in sorted(folder.rglob("*")) if file.is_file()]
+    lines = "".join(f"{name} {status.st_size} {status.st_mtime_ns}\n" for name, status in told)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def segment_detected(
