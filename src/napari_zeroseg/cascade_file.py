@@ -7,7 +7,8 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from napari_zeroseg.io.targets import checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, planes_of
+from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.weights.cards import CLASS_HEAD, has_class, model_folder
 from napari_zeroseg.word_files import LONGEST, folder_of, words_folder
@@ -57,11 +59,14 @@ def find_file(
     InputError, ReadError, WriteError, WeightsError
     """
     out = checked_target(job.out)
+    if job.examples is not None and _is_same(job.examples, job.source):
+        job = replace(job, examples=None)  # its labels are the picture's own
     sources = [path.expanduser() for path in (job.source, job.like, job.vote, job.examples) if path is not None]
     _check_apart(out, sources)
-    if job.heat is not None:
-        _check_apart(checked_heat_path(job.heat.expanduser()), [*sources, out])
-    with only_run_on(out):
+    heat_path = None if job.heat is None else checked_heat_path(job.heat.expanduser())
+    if heat_path is not None:
+        _check_apart(heat_path, [*sources, out])
+    with only_run_on(out), nullcontext() if heat_path is None else only_run_on(heat_path):
         picture = open_image(sources[0])
         series = picture.planes()
         planes = planes_of(job.planes, len(series))
@@ -77,30 +82,56 @@ def find_file(
         settings = _settings(job, model, readers, planes)
         run = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         if out.exists() and not job.overwrite and not is_growing(out):
-            return _there_already(out, run, job.heat)
-        heat = _heat_writer(job, picture, series, run)
-        return _write(job, _writer(job, out, picture, series, run), heat, run, settings, see, planes, way, bar)
+            return _there_already(out, run, heat_path)
+        classes = _classes(job, model, readers)
+        heat = _heat_writer(job, heat_path, picture, series, run)
+        writer = _writer(job, out, picture, series, run)
+        if heat is not None and heat.is_taken:
+            heat.forget()  # --overwrite says so, and the labels of this run can be written
+        begun = {"out": str(writer.path), "run": run, "settings": settings}
+        if classes:
+            begun["classes"] = classes
+        return _write(job, writer, heat, begun, see, planes, way, bar)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.expanduser().resolve() == other.expanduser().resolve()
+
+
+def _classes(job: FindRun, model: Segmenter, readers: Sequence[Any]) -> dict[str, int]:
+    """Numbers of the phrases or of the detector's classes, none where labels number objects."""
+    if job.detector is not None:
+        names = readers[0].asked(job.text) if job.by_class else []
+    else:
+        names = job.text if job.by_class or PromptKind.TEXT in model.spec.accepts else ()
+    return {name: number for number, name in enumerate(names, 1)}
 
 
 def _there_already(out: Path, run: str, heat: Path | None) -> dict[str, Any]:
     found = provenance.read(out)
     if found.get("run") != run:
         raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
-    if heat is not None and not heat.expanduser().exists():
+    if heat is not None and not heat.exists():
         raise WriteError(
             f"{out} is already there but its heat maps {heat} are not: add --overwrite to make both again."
+        )
+    if heat is not None and not _is_same(heat, Path(found.get("heat", ""))):
+        raise WriteError(
+            f"{out} is already there, and its heat maps are {found.get('heat')}: {heat} is something else. Give that "
+            "name to --heat, or add --overwrite to make both again."
         )
     return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
 
 
-def _heat_writer(job: FindRun, picture: Picture, series: Planes, run: str) -> HeatWriter | None:
-    """Take up the maps that a run of the same settings has left."""
-    if job.heat is None:
+def _heat_writer(job: FindRun, path: Path | None, picture: Picture, series: Planes, run: str) -> HeatWriter | None:
+    """Take up the maps that a run of the same settings has left; those of another run stay here."""
+    if path is None:
         return None
-    path, shape = job.heat.expanduser(), _shape(series)
-    writer = HeatWriter(path, shape, picture.spacing, picture.units, run)
-    if path.exists() and not job.overwrite and not writer.is_begun:
-        raise WriteError(f"{path} is already there: choose another name, or add --overwrite to replace it.")
+    writer = HeatWriter(path, _shape(series), picture.spacing, picture.units, run)
+    if not job.overwrite:
+        if path.exists() and not writer.is_begun:
+            raise WriteError(f"{path} is already there: choose another name, or add --overwrite to replace it.")
+        writer.check_free()
     return writer
 
 
@@ -125,8 +156,7 @@ def _write(
     job: FindRun,
     writer: LabelsWriter,
     heat: HeatWriter | None,
-    run: str,
-    settings: dict[str, Any],
+    begun: dict[str, Any],
     see: Sight,
     planes: Sequence[int],
     way: Way,
@@ -170,9 +200,7 @@ def _write(
     seconds = time.perf_counter() - start
     taken_up = f" {len(before)} plane(s) had been done by the run before." if before else ""
     result = {
-        "out": str(writer.path),
-        "run": run,
-        "settings": settings,
+        **begun,
         "summary": f"{writer.path}: {objects} {what} on {len(planes)} plane(s) in {seconds:.1f} s.{taken_up}",
         "planes": reports,
         "planes_done_before": before,
@@ -182,7 +210,7 @@ def _write(
     }
     if heat is not None:
         heat.finish()
-        result["heat"] = str(heat.path)
+        result["heat"] = str(heat.path.absolute())
     provenance.prepare(writer.path, result)
     writer.close()
     provenance.commit(writer.path)
@@ -225,7 +253,8 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
         if len(word) <= LONGEST and any(map(str.isalnum, word))
         for path in sorted(words_folder().glob(f"{folder_of(word).name}*"))
     }
-    detector = Path(job.detector).expanduser() if job.detector and Path(job.detector).expanduser().is_dir() else None
+    named = Path(job.detector or "").expanduser().resolve()
+    detector = named if job.detector and named.is_dir() else None
     inputs = {
         name: provenance.identity_of(path.expanduser())
         for name, path in (
@@ -246,7 +275,7 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
         "word": job.word,
         "learnt": _hash_of_class(model.spec.key) if job.learnt else None,
         "text": list(job.text),
-        "detector": job.detector,
+        "detector": job.detector if detector is None else str(detector),
         "detector_threshold": None if job.detector is None else job.detector_threshold,
         "model": model.spec.key,
         "model_hash": model.model_key,

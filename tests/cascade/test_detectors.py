@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,57 @@ def test_what_is_no_detector(tmp_path, yolos):
         (half / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".safetensors" else content)
     with pytest.raises(WeightsError, match="cannot be loaded"):
         load_detector(half)
+
+
+class Lined:
+    """In place of a pipeline: boxes of two classes, some nearly the same."""
+
+    task = "zero-shot-object-detection"
+
+    def __call__(self, picture, **_):
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        boxes = [(5, 5, 45, 45), (5, 5, 45, 44), (5, 5, 45, 45), (5, 5, 30, 45)]
+        return [
+            {"box": dict(zip(sides, box, strict=True)), "score": score, "label": name}
+            for box, score, name in zip(boxes, (0.5, 0.9, 0.7, 0.6), "aaba", strict=True)
+        ]
+
+
+def test_of_boxes_that_are_nearly_the_same_one_of_a_class_stays():
+    found = Detector(Lined(), "odd").detect(np.zeros((90, 90), np.uint8), "b, a")
+    assert found.scores == [0.9, 0.7, 0.6]  # 0.5 is the first box again; the last shares 64 % with it
+    assert (found.names, found.classes) == (["a", "b", "a"], [2, 1, 2])
+    assert found.boxes[0].tolist() == [4.5, 4.5, 43.5, 44.5]
+
+
+def test_a_folder_is_known_by_its_files(yolos, picture, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "mine"
+    shutil.copytree(yolos, folder)
+    monkeypatch.chdir(tmp_path)
+    np.save("one.npy", picture)
+    ask = ["segment", "one.npy", "--threshold", "0.01", "--classes", "--device", "cpu", "-o", "a.npy"]
+    assert main([*ask, "--detector", "./mine", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["classes"] == {"cell": 1, "nucleus": 2}
+    assert main([*ask, "--detector", str(folder)]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    first = load_detector(folder, device="cpu").model_key
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    assert load_detector(folder, device="cpu").model_key != first
+    assert main([*ask, "--detector", "./mine"]) == 1
+    assert "is already there" in capsys.readouterr().err
+
+
+def test_a_repository_is_known_by_its_commit(yolos, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    commits = "1" * 40, "2" * 40
+    for commit in commits:
+        shutil.copytree(yolos, tmp_path / "models--someone--yolos" / "snapshots" / commit)
+    refs = tmp_path / "models--someone--yolos" / "refs"
+    refs.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for commit in commits:
+        (refs / "main").write_text(commit)
+        assert load_detector("someone/yolos", device="cpu").model_key == f"yolos-{commit}"

@@ -12,8 +12,11 @@ import zarr
 
 from napari_zeroseg.cascade.words import save_word, teach
 from napari_zeroseg.cli import main
+from napari_zeroseg.errors import WriteError
+from napari_zeroseg.io.heat_maps import HeatWriter
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import remove
+from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.metrics import iou
 
 
@@ -66,24 +69,30 @@ def test_heat_maps(spots, capsys, toys, ending, alone):
     assert "but its heat maps" in error
 
 
-def test_heat_maps_of_a_run_that_was_stopped(spots, capsys, toys, monkeypatch):
+@pytest.fixture
+def once(monkeypatch):
+    """Stops the first run after one plane; what is yielded lets further ones go on."""
     from napari_zeroseg import cascade_ways
 
-    heat, out = spots.with_name("heat.tif"), spots.with_name("out.tif")
-    ask = ("segment", spots, "--model", "toy_words", "--text", "bright", "--heat", heat, "-o", out)
     look, planes = cascade_ways.heat_of, []
 
-    def once(*arguments):
+    def stop(*arguments):
         if planes:
             raise KeyboardInterrupt
         planes.append(0)
         return look(*arguments)
 
-    monkeypatch.setattr(cascade_ways, "heat_of", once)
+    monkeypatch.setattr(cascade_ways, "heat_of", stop)
+    return lambda: monkeypatch.setattr(cascade_ways, "heat_of", look)
+
+
+def test_heat_maps_of_a_run_that_was_stopped(spots, capsys, toys, once):
+    heat, out = spots.with_name("heat.tif"), spots.with_name("out.tif")
+    ask = ("segment", spots, "--model", "toy_words", "--text", "bright", "--heat", heat, "-o", out)
     code, _, error = run(capsys, *ask)
     assert "Planes that are done are kept" in error
     assert not heat.exists()
-    planes.clear()
+    once()
     code, told, error = run(capsys, *ask)
     assert code == 0, error
     assert "1 plane(s) had been done by the run before" in told
@@ -91,6 +100,73 @@ def test_heat_maps_of_a_run_that_was_stopped(spots, capsys, toys, monkeypatch):
     code, _, error = run(capsys, *ask, "--threshold", "0.6", "-o", spots.with_name("other.tif"))
     assert code == 1
     assert f"{heat} is already there" in error
+
+
+@pytest.mark.parametrize("out", ["out.tif", "other.tif"])
+def test_a_refused_run_leaves_the_maps_of_one_that_was_stopped(spots, capsys, toys, once, out):
+    heat = spots.with_name("heat.tif")
+    ask = (
+        "segment",
+        spots,
+        "--model",
+        "toy_words",
+        "--text",
+        "bright",
+        "--heat",
+        heat,
+        "-o",
+        spots.with_name("out.tif"),
+    )
+    run(capsys, *ask)
+    kept = {file.name: file.read_bytes() for file in heat.with_name(".heat.tif.heat.partial").iterdir()}
+    assert len(kept) == 2
+    once()
+    another = (*ask, "--threshold", "0.6", "-o", spots.with_name(out))
+    code, _, error = run(capsys, *another)
+    assert code == 1
+    assert "1 planes of an unfinished run with another picture or settings" in error
+    assert {file.name: file.read_bytes() for file in heat.with_name(".heat.tif.heat.partial").iterdir()} == kept
+    code, told, error = run(capsys, *another, "--overwrite")
+    assert code == 0, error
+    assert "done by the run before" not in told
+    assert not list(spots.parent.glob(".heat*"))
+
+
+def test_maps_are_not_mixed_with_those_of_another_run(tmp_path):
+    maps = {"cell": np.ones((4, 5))}
+    first, second = (HeatWriter(tmp_path / "heat.tif", (4, 5), None, None, run) for run in ("a", "b"))
+    assert not list(tmp_path.iterdir())
+    first.write(0, maps)
+    assert (first.done, second.done) == ({0}, set())
+    with pytest.raises(WriteError, match="unfinished run with another picture or settings"):
+        second.write(0, maps)
+    second.forget()
+    second.write(0, maps)
+    assert (first.done, second.done) == (set(), {0})
+
+
+def test_one_run_at_a_time_on_heat_maps(spots, capsys, toys):
+    heat, out = spots.with_name("heat.tif"), spots.with_name("out.tif")
+    ask = ("segment", spots, "--model", "toy_words", "--text", "bright", "--heat", heat, "-o", out)
+    with only_run_on(heat):
+        code, _, error = run(capsys, *ask)
+    assert code == 1
+    assert f"Another run is writing {heat}" in error
+
+
+def test_heat_maps_that_are_asked_for_elsewhere(spots, capsys, toys):
+    heat, out = spots.with_name("heat.tif"), spots.with_name("out.tif")
+    ask = ("segment", spots, "--model", "toy_words", "--text", "bright, dark", "-o", out)
+    code, told, error = run(capsys, *ask, "--heat", heat, "--json")
+    assert code == 0, error
+    assert json.loads(told)["classes"] == {"bright": 1, "dark": 2}
+    code, _, error = run(capsys, *ask, "--heat", spots)
+    assert code == 1  # the picture itself
+    unrelated = spots.with_name("unrelated.tif")
+    unrelated.write_bytes(b"something")
+    code, _, error = run(capsys, *ask, "--heat", unrelated)
+    assert code == 1
+    assert f"its heat maps are {heat}: {unrelated} is something else" in error
 
 
 @pytest.mark.parametrize(
@@ -140,3 +216,16 @@ def test_examples_of_another_picture(files, capsys, scene):
     labels = tifffile.imread(files / "out.tif")
     assert sorted(set(np.unique(labels)) - {0}) == list(range(1, labels.max() + 1))
     assert iou(labels > 0, scene.truth[1] > 0) > 0.4
+
+
+def test_examples_of_the_picture_itself_are_none(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    ask = ("find", files / "raw.tif", "--like", "some.tif", "--planes", "0")
+    plain, named = files / "plain.tif", files / "named.tif"
+    code, _, error = run(capsys, *ask, "-o", plain)
+    assert code == 0, error
+    code, _, error = run(capsys, *ask, "--examples", "raw.tif", "-o", named)
+    assert code == 0, error
+    some = tifffile.imread(files / "some.tif")
+    assert (tifffile.imread(named)[some > 0] == some[some > 0]).all()
+    np.testing.assert_array_equal(tifffile.imread(named), tifffile.imread(plain))

@@ -56,7 +56,8 @@ class HeatWriter:
     spacing, units
         As for :func:`write_labels`.
     run : str
-        What the maps depend on: those of another run are thrown away.
+        What the maps depend on: those of another run are not mixed in. Nothing is made or removed until the first
+        :meth:`write`.
 
     Raises
     ------
@@ -67,19 +68,39 @@ class HeatWriter:
     def __init__(self, path: Path, shape: Sequence[int], spacing: Spacing, units: Units, run: str) -> None:
         self.path = checked_heat_path(path)
         self.shape = checked_shape(shape)
-        self._folder = self.path.with_name(f".{self.path.name}.partial")
+        self._folder = self.path.with_name(f".{self.path.name}.heat.partial")  # never that of labels of this name
         self._spacing = named_spacing(spacing, len(self.shape))
         self._unit = one_unit(units)
         self._run = run
-        self.is_begun = self._about().get("run") == run
-        """Whether maps of the same run were there."""
-        if not self.is_begun:
-            remove(self._folder)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether maps of this run are kept."""
+        return self._about().get("run") == self._run
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether maps of another run are kept where those of this one would be."""
+        return bool(self._kept()) and not self.is_begun
 
     @property
     def done(self) -> set[int]:
-        """Indices of the planes that are safely kept."""
-        return {int(file.stem) for file in self._folder.glob("*.npy") if file.stem.isdecimal()}
+        """Indices of the planes of this run that are safely kept."""
+        return self._kept() if self.is_begun else set()
+
+    def check_free(self) -> None:
+        """Raise if maps of another run would be in the way.
+
+        Raises
+        ------
+        WriteError
+        """
+        if self.is_taken:
+            raise WriteError(
+                f"{self._folder} holds {len(self._kept())} planes of an unfinished run with another picture or "
+                "settings: repeat that run to finish it, or delete the folder, or choose another name than "
+                f"{self.path.name}."
+            )
 
     def write(self, index: int, maps: Mapping[str, NDArray[Any]]) -> None:
         """Keep the maps (H, W) of a plane, by their phrases: the same of every plane.
@@ -87,11 +108,13 @@ class HeatWriter:
         Raises
         ------
         WriteError
-            If the disk is full or the folder is gone.
+            If the disk is full or the folder is gone, or maps of another run are kept there.
         """
+        self.check_free()
         with explained(self.path):
-            if not self._about():
-                self._folder.mkdir(exist_ok=True)
+            if not self.is_begun:
+                remove(self._folder)  # left without a plane
+                self._folder.mkdir()
                 about = {"run": self._run, "phrases": list(maps)}
                 self._put(_ABOUT, json.dumps(about).encode())
             temporary = self._folder / f"{uuid.uuid4().hex[:8]}.tmp"
@@ -122,8 +145,11 @@ class HeatWriter:
                 remove(temporary)
 
     def forget(self) -> None:
-        """Throw away what was kept of the planes."""
+        """Throw away what was kept of the planes, whichever run they are of."""
         remove(self._folder)
+
+    def _kept(self) -> set[int]:
+        return {int(file.stem) for file in self._folder.glob("*.npy") if file.stem.isdecimal()}
 
     def _planes(self, count: int) -> Iterator[NDArray[np.float32]]:
         """Maps (phrases, H, W) of each plane."""
