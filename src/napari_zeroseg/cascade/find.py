@@ -112,7 +112,7 @@ def search_planes(
         As for :func:`find_similar`.
     """
     searched = [PlaneFeatures(view, min(side, max(view.shape))) for view in views]
-    tick = _counter(sum(len(features.fields) for features in searched), progress)
+    tick = counter(sum(len(features.fields) for features in searched), progress)
     found: list[Candidate] = []
     for plane, features in enumerate(searched):
         found += search_plane(features, plane, shown, taken[plane], options, tick=tick, cancel=cancel)
@@ -151,7 +151,8 @@ def search_plane(
     return [one for one in drawn if not taken.holds(one.patch, options.overlap)]
 
 
-def _counter(total: int, progress: Progress | None) -> Callable[[], None]:
+def counter(total: int, progress: Progress | None) -> Callable[[], None]:
+    """Return what is called once for each of `total` parts, and tells `progress` of them."""
     numbers = itertools.count(1)
 
     def tick() -> None:

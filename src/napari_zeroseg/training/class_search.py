@@ -7,7 +7,6 @@ beside an object, is then drawn as the object, and pieces that fit no object are
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from skimage.feature import peak_local_max
 
 from napari_zeroseg.cascade import Queue, SimilarOptions
 from napari_zeroseg.cascade.features import Descriptor, PlaneFeatures, Surroundings, surroundings_of
-from napari_zeroseg.cascade.find import Taken, taken_of
+from napari_zeroseg.cascade.find import Taken, counter, taken_of
 from napari_zeroseg.cascade.planes import Progress, as_view
 from napari_zeroseg.cascade.search import Candidate, candidates
 from napari_zeroseg.errors import InputError
@@ -104,13 +103,7 @@ def find_class(
     if not views:
         raise InputError("There is no plane: give at least one picture to look at.")
     taken = taken_of(labels, views, [])
-    total = sum(len(fields_of(view.shape, learnt.side)) for view in views)
-    numbers = itertools.count(1)
-
-    def tick() -> None:
-        if progress is not None:
-            progress(next(numbers), total)
-
+    tick = counter(sum(len(fields_of(view.shape, learnt.side)) for view in views), progress)
     found: list[Candidate] = []
     for plane, view in enumerate(views):
         found += search_class(learnt, view, plane, taken[plane], options, tick=tick, cancel=cancel)
