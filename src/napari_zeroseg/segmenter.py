@@ -165,3 +165,35 @@ class Segmenter(Protocol):
     def predict(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool = False) -> list[Prediction]:
         """Answer each prompt, in pixels of the encoded picture; `multimask` gives three candidates, else one."""
         ...
+
+
+def predict_each(
+    model: Segmenter, embeddings: Sequence[Embedding], prompts: Sequence[Prompt], multimask: bool = False
+) -> list[Prediction]:
+    """Answer prompts, each from an embedding of its own, in as few batches as the model can.
+
+    Parameters
+    ----------
+    model : Segmenter
+        Where it has a method of this name, its batches go across the embeddings; else each embedding is a batch.
+    embeddings : sequence of Embedding
+        One a prompt.
+    prompts : sequence of Prompt
+    multimask : bool
+        As for :meth:`Segmenter.predict`.
+
+    Returns
+    -------
+    list of Prediction
+        One a prompt, in order.
+    """
+    own = getattr(model, "predict_each", None)
+    if own is not None:
+        found: list[Prediction] = own(embeddings, prompts, multimask)
+        return found
+    answers: dict[int, Prediction] = {}
+    for first in {id(embedding): embedding for embedding in embeddings}.values():
+        members = [i for i, embedding in enumerate(embeddings) if embedding is first]
+        predictions = model.predict(first, [prompts[i] for i in members], multimask)
+        answers.update(zip(members, predictions, strict=True))
+    return [answers[i] for i in range(len(prompts))]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from napari_zeroseg.embeddings import EmbeddingStore, as_kept, content_key
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt
-from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter
+from napari_zeroseg.segmenter import Embedding, Prediction, Segmenter, predict_each
 from napari_zeroseg.tiling import Field
 
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ _CLOSER_IS_BETTER = 0.05
 
 _SURE = 0.9
 """Predicted IoU from which an answer from near is given without a look from afar (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A prompt in the pixels of a window of the plane, and whether three candidates are wanted."""
+
+    field: Field
+    prompt: Prompt
+    multimask: bool
 
 
 class View:
@@ -117,7 +126,7 @@ class View:
         field: FieldChoice = "auto",
         cancel: CancelToken | None = None,
     ) -> list[Prediction]:
-        """Answer prompts, each in the window that suits it; prompts that share a window are one batch.
+        """Answer prompts, each in the window that suits it, all together in as few batches as the model can.
 
         Parameters
         ----------
@@ -244,20 +253,55 @@ class View:
         multimask: bool | None,
         cancel: CancelToken | None,
     ) -> list[list[Prediction]]:
-        """Answer each prompt in each of its windows; all prompts of a window are one batch."""
-        answers: dict[tuple[int, Field], Prediction] = {}
-        for field in dict.fromkeys(field for fields in looks for field in fields):
+        """Answer each prompt in each of its windows."""
+        places = [(i, field) for i, fields in enumerate(looks) for field in fields]
+        asked = [
+            Asked(field, _moved(prompts[i], field), prompts[i].is_ambiguous if multimask is None else multimask)
+            for i, field in places
+        ]
+        answers = {places[place]: _not_everything(found) for place, found in self.answers(asked, cancel)}
+        return [[answers[i, field] for field in fields] for i, fields in enumerate(looks)]
+
+    def answers(self, asked: Sequence[Asked], cancel: CancelToken | None = None) -> Iterator[tuple[int, Prediction]]:
+        """Answer prompts in windows that are given; the decoder's batches go across the windows.
+
+        Each window is encoded once, and no more of them are held than the prompts of a batch need.
+
+        Parameters
+        ----------
+        asked : sequence of Asked
+        cancel : CancelToken, optional
+            Looked at between two encodings.
+
+        Yields
+        ------
+        tuple of int and Prediction
+            Place in `asked`, and the answer in pixels of the plane; window by window.
+        """
+        at_once = getattr(self.model, "prompts_at_once", 1)
+        members: dict[Field, list[int]] = {}
+        for place, one in enumerate(asked):
+            members.setdefault(one.field, []).append(place)
+        waiting: dict[bool, list[tuple[int, Embedding]]] = {False: [], True: []}
+        for number, (field, places) in enumerate(members.items(), 1):
             if cancel is not None:
                 cancel.raise_if_cancelled()
-            members = [i for i, fields in enumerate(looks) if field in fields]
             embedding = self.embedding(field)
-            for several in (False, True):
-                batch = [i for i in members if several is (prompts[i].is_ambiguous if multimask is None else multimask)]
-                moved = [_moved(prompts[i], field) for i in batch]
-                predictions = self.model.predict(embedding, moved, several) if moved else []
-                for i, prediction in zip(batch, predictions, strict=True):
-                    answers[i, field] = _not_everything(prediction).on(field, self.shape)
-        return [[answers[i, field] for field in fields] for i, fields in enumerate(looks)]
+            for place in places:
+                waiting[asked[place].multimask].append((place, embedding))
+            for multimask, those in waiting.items():
+                ready = len(those) if number == len(members) else len(those) - len(those) % at_once
+                if ready:
+                    yield from self._answered(asked, those[:ready], multimask)
+                    del those[:ready]
+
+    def _answered(
+        self, asked: Sequence[Asked], those: Sequence[tuple[int, Embedding]], multimask: bool
+    ) -> Iterator[tuple[int, Prediction]]:
+        prompts = [asked[place].prompt for place, _ in those]
+        found = predict_each(self.model, [embedding for _, embedding in those], prompts, multimask)
+        for (place, _), prediction in zip(those, found, strict=True):
+            yield place, prediction.on(asked[place].field, self.shape)
 
     def _not_flat(self, field: Field, extent: tuple[float, float, float, float]) -> Field:
         """A window of one single value tells nothing: look at a wider one."""

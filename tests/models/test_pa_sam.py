@@ -157,3 +157,8 @@ class TestLayouts:
         for one, other in zip(batch, alone, strict=True):
             assert one.masks.shape == (1, 300, 400)
             np.testing.assert_allclose(one.logits, other.logits, atol=2e-4)
+        other = model.encode(synthetic_picture(400, 300))
+        several = model.predict_each([embedding, other, embedding], [prompts[0], *prompts[:2]])
+        apart = [*model.predict(embedding, prompts[:1]), *model.predict(other, prompts[:1])]
+        for one, alone in zip(several, [*apart, *model.predict(embedding, prompts[1:2])], strict=True):
+            np.testing.assert_allclose(one.logits, alone.logits, atol=2e-4)

@@ -17,7 +17,7 @@ from napari_zeroseg.errors import InputError, InputTypeError, WeightsError
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.models import sam
 from napari_zeroseg.models.pipelines import SamFrame, inner_shape
-from napari_zeroseg.segmenter import Embedding, Segmenter
+from napari_zeroseg.segmenter import Embedding, Segmenter, predict_each
 
 SHAPES = [
     (600, 900),
@@ -180,6 +180,36 @@ def test_a_batch_answers_each_as_alone(model, embedding):
         assert iou(found.mask, alone.mask) > 0.9999
     np.testing.assert_allclose(together[0].logits, together[5].logits, atol=1e-3)
     assert model.predict(embedding, []) == []
+
+
+def test_prompts_of_several_windows_share_batches(model, embedding, picture, monkeypatch):
+    """Pictures of different shapes and prompts of all kinds in one call; answers are those of each alone."""
+    other = model.encode(np.ascontiguousarray(picture[:500, 200:600]))
+    mask = np.zeros((500, 400), bool)
+    mask[200:380, 250:390] = True
+    asked = [
+        (embedding, ON_ELLIPSE),
+        (other, Prompt([(240, 340)])),
+        (embedding, BOXED),
+        (other, Prompt(mask=mask)),
+        (other, Prompt(box=(150, 200, 400, 399))),
+    ]
+    sizes = []
+    batch = model._predict_batch
+    monkeypatch.setattr(model, "_predict_batch", lambda *args: sizes.append(len(args[1])) or batch(*args))
+    together = predict_each(model, [one for one, _ in asked], [prompt for _, prompt in asked])
+    assert sizes == [model.prompts_at_once, len(asked) - model.prompts_at_once]
+    for (one, prompt), found in zip(asked, together, strict=True):
+        (alone,) = model.predict(one, [prompt])
+        assert found.shape == one.image_shape
+        np.testing.assert_allclose(found.logits, alone.logits, atol=1e-3)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+
+
+def test_a_prompt_outside_its_own_window_is_refused_among_several(model, embedding, picture):
+    other = model.encode(np.ascontiguousarray(picture[:100, :100]))
+    with pytest.raises(InputError, match="outside"):
+        model.predict_each([embedding, other], [ON_ELLIPSE, ON_ELLIPSE])
 
 
 def test_a_mask_prompt_gives_the_object_back(model, embedding, picture):

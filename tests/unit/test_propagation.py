@@ -16,11 +16,14 @@ from napari_zeroseg.propagation import (
     FlagReason,
     Propagation,
     PropagationOptions,
+    masks,
     propagate,
     propagation_of,
     repropagate,
 )
+from napari_zeroseg.propagation.step import advance
 from napari_zeroseg.registry import load_model
+from napari_zeroseg.view import View
 
 SEED = 2
 PLANES = 6
@@ -129,6 +132,19 @@ class TestFollowing:
 
     def test_the_public_name(self):
         assert zs.propagate is propagate
+
+
+def test_objects_in_several_windows_are_one_batch(model, monkeypatch):
+    raw, truth = em_like_stack(2, 1100, seed=3)
+    objects = masks.of_labels(truth[0])
+    view = View(model, raw[1])
+    sizes = []
+    batch = model._predict_batch
+    monkeypatch.setattr(model, "_predict_batch", lambda *args: sizes.append(len(args[1])) or batch(*args))
+    found = advance(view, raw[0], objects, ONE_WAY)
+    assert len(view.fields) > 1
+    assert all(size == model.prompts_at_once for size in sizes[:-1])
+    assert sum(sizes) == len(found) == len(objects)
 
 
 class TestPlanesAsTheyCome:

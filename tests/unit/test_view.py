@@ -15,6 +15,7 @@ from napari_zeroseg.errors import CancelledError, InputError
 from napari_zeroseg.registry import MOBILE_SAM, find_model
 from napari_zeroseg.segmenter import Embedding, Prediction
 from napari_zeroseg.tiling import Field, whole
+from napari_zeroseg.view import Asked
 
 
 class _Box:
@@ -164,6 +165,46 @@ def test_prompts_of_one_window_are_one_batch():
     assert len(model.batches) == len(model.encoded) <= 2
     for box, prediction in zip(boxes, found, strict=True):
         np.testing.assert_array_equal(prediction.mask, _truth(plane, box))
+
+
+class RegionsTogether(Regions):
+    """The same with batches that go across windows."""
+
+    prompts_at_once = 4
+
+    def predict_each(self, embeddings, prompts, multimask=False):
+        found = [self.predict(one, [prompt], multimask)[0] for one, prompt in zip(embeddings, prompts, strict=True)]
+        self.batches[-len(prompts) :] = [len(prompts)]
+        return found
+
+
+def test_all_prompts_of_a_plane_fill_batches_across_its_windows():
+    boxes = [(r, c, r + 12, c + 15) for r in range(60, 2900, 700) for c in range(60, 2900, 1400)]
+    boxes.append((100, 100, 112, 115))
+    plane = _plane(3000, *boxes)
+    model = RegionsTogether()
+    found = View(model, plane).predict([_box_prompt(box) for box in boxes])
+    assert len(model.encoded) > 8
+    assert sum(model.batches) == len(boxes)
+    assert all(size % 4 == 0 for size in model.batches[:-1])
+    assert len(model.batches) == -(-len(boxes) // 4)
+    for box, prediction in zip(boxes, found, strict=True):
+        np.testing.assert_array_equal(prediction.mask, _truth(plane, box))
+
+
+def test_clicks_and_boxes_of_a_window_are_answered_from_one_encoding():
+    boxes = [(100, 100, 112, 115), (100, 2800, 112, 2815)]
+    model = RegionsTogether()
+    view = View(model, _plane(3000, *boxes), store=EmbeddingStore(None, 1))
+    asked = [
+        Asked(field, prompt, several)
+        for field in (Field(0, 0, 512, 512), Field(0, 2488, 512, 3000))
+        for prompt, several in ((Prompt(box=(100, 100, 112, 115)), False), (Prompt([(105, 105)]), True))
+    ]
+    answers = dict(view.answers(asked))
+    assert len(model.encoded) == 2
+    assert [len(answers[i].scores) for i in range(4)] == [1, 3, 1, 3]
+    assert model.batches == [2, 2]
 
 
 def test_prompts_all_over_the_plane_come_back_in_order():

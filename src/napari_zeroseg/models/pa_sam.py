@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from napari_zeroseg.models import vit
 from napari_zeroseg.models.pa_decoder import PaAnswer, PaMaskDecoder, guiding_input
 from napari_zeroseg.models.pipelines import SamPipeline
 from napari_zeroseg.models.prompt_embedding import SparsePrompts
-from napari_zeroseg.models.sam import SamNetwork, SamSegmenter, load_strictly
+from napari_zeroseg.models.sam import SamNetwork, SamSegmenter, load_strictly, shared
 from napari_zeroseg.models.tiny_vit import TinyViT
 from napari_zeroseg.segmenter import Embedding
 
@@ -111,27 +111,35 @@ class PaSamSegmenter(SamSegmenter):
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:
         return {**super()._encode(pixels), "guiding": guiding_input(pixels)}
 
-    def _decode(self, embedding: Embedding, prompts: SparsePrompts, multimask: bool) -> tuple[Tensor, Tensor]:
+    def _decode(
+        self, embeddings: Sequence[Embedding], prompts: SparsePrompts, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
         """One mask a prompt: the adapter refines the single answer, so there are no other candidates."""
-        answer = self.examine(embedding, prompts)
+        answer = self.examine(embeddings, prompts)
         return answer.logits, answer.scores[:, :1]
 
     def _decode_above(
-        self, embedding: Embedding, prompts: SparsePrompts, threshold: float
+        self, embeddings: Sequence[Embedding], prompts: SparsePrompts, threshold: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        logits, scores = self._decode(embedding, prompts, True)
+        logits, scores = self._decode(embeddings, prompts, True)
         chosen = scores > threshold
         return chosen, logits[chosen], scores
 
-    def examine(self, embedding: Embedding, prompts: SparsePrompts) -> PaAnswer:
+    def examine(self, embeddings: Sequence[Embedding], prompts: SparsePrompts) -> PaAnswer:
         """Everything that the decoder gives, with its maps of uncertainty and the cells that it sampled."""
+        guided = [self._guided(embedding) for embedding in embeddings]
+        image, guide = (shared([both[part] for both in guided]) for part in (0, 1))
+        answer: PaAnswer = self._decoder(
+            image, guide, self._image_pe, prompts.tokens, prompts.valid, self._prompts.dense(prompts), self._signs
+        )
+        return answer
+
+    def _guided(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
+        """The (1, 256, 64, 64) embedding and the guiding features."""
         name = f"guide on {self.device}"
         if name not in embedding.memo:
             image = torch.as_tensor(embedding.tensors["image"], device=self.device).float()
             guiding = torch.as_tensor(embedding.tensors["guiding"], device=self.device).float()
             embedding.memo[name] = image, self._decoder.guide(guiding)
-        image, guide = embedding.memo[name]
-        answer: PaAnswer = self._decoder(
-            image, guide, self._image_pe, prompts.tokens, prompts.valid, self._prompts.dense(prompts), self._signs
-        )
-        return answer
+        both: tuple[Tensor, Tensor] = embedding.memo[name]
+        return both

@@ -243,7 +243,30 @@ class SamSegmenter:
                 view = embedding.memo["view"] = View(self, embedding.picture, whole_embedding=embedding)
             found: list[Prediction] = view.predict(prompts, multimask)
             return found
-        return self._in_batches(prompts, lambda batch: self._predict_batch(embedding, batch, multimask))
+        return self._in_batches([embedding] * len(prompts), prompts, multimask)
+
+    def predict_each(
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt], multimask: bool = False
+    ) -> list[Prediction]:
+        """Answer prompts on several windows, in batches that go across the windows.
+
+        Parameters
+        ----------
+        embeddings : sequence of Embedding
+            One a prompt, from :meth:`encode`; each is of one window, and a large picture is not looked at in others.
+        prompts : sequence of Prompt
+            (row, column) in pixels of the picture of its embedding.
+        multimask : bool
+            As for :meth:`predict`, and so are the errors.
+
+        Returns
+        -------
+        list of Prediction
+            One a prompt, in order.
+        """
+        for embedding, prompt in zip(embeddings, prompts, strict=True):
+            self._check(embedding, [prompt])
+        return self._in_batches(embeddings, prompts, multimask)
 
     def predict_above(self, embedding: Embedding, prompts: Sequence[Prompt], threshold: float) -> list[Prediction]:
         """Answer prompts with those of the three candidates alone whose predicted IoU is above a threshold.
@@ -257,18 +280,23 @@ class SamSegmenter:
             One a prompt, in order, with 0 to 3 candidates.
         """
         self._check(embedding, prompts)
-        return self._in_batches(prompts, lambda batch: self._predict_batch(embedding, batch, True, threshold))
+        return self._in_batches([embedding] * len(prompts), prompts, True, threshold)
 
     def _in_batches(
-        self, prompts: Sequence[Prompt], answer: Callable[[Sequence[Prompt]], list[Prediction]]
+        self,
+        embeddings: Sequence[Embedding],
+        prompts: Sequence[Prompt],
+        multimask: bool,
+        above: float | None = None,
     ) -> list[Prediction]:
         """Answer prompts in batches as large as the device's memory allows."""
         predictions: list[Prediction] = []
         size = self.prompts_at_once
         while len(predictions) < len(prompts):
-            batch = prompts[len(predictions) : len(predictions) + size]
+            part = slice(len(predictions), len(predictions) + size)
+            batch = prompts[part]
             try:
-                predictions += answer(batch)
+                predictions += self._predict_batch(embeddings[part], batch, multimask, above)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -318,46 +346,62 @@ class SamSegmenter:
         return {"image": self._encoder(pixels.to(self.dtype))}
 
     def _predict_batch(
-        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool, above: float | None = None
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt], multimask: bool, above: float | None
     ) -> list[Prediction]:
-        shape, frame = embedding.image_shape, self.pipeline.frame(embedding.image_shape)
+        frames = [self.pipeline.frame(embedding.image_shape) for embedding in embeddings]
         with torch.inference_mode():
-            embedded = self._embed(prompts, frame, shape)
+            embedded = self._embed(prompts, frames, embeddings)
             if above is None:
-                logits, scores = (part.cpu().numpy() for part in self._decode(embedding, embedded, multimask))
+                logits, scores = (part.cpu().numpy() for part in self._decode(embeddings, embedded, multimask))
                 answers = list(zip(scores, logits, strict=True))
             else:
-                parts = self._decode_above(embedding, embedded, above)
+                parts = self._decode_above(embeddings, embedded, above)
                 chosen, logits, scores = (part.cpu().numpy() for part in parts)
                 each = np.split(logits, np.cumsum(chosen.sum(1))[:-1])
                 answers = [(scores[i, chosen[i]], one) for i, one in enumerate(each)]
-        return [Prediction(score, low_res, frame, shape, embedding.field) for score, low_res in answers]
+        return [
+            Prediction(score, low_res, frame, embedding.image_shape, embedding.field)
+            for (score, low_res), frame, embedding in zip(answers, frames, embeddings, strict=True)
+        ]
 
-    def _embed(self, prompts: Sequence[Prompt], frame: PromptFrame, shape: tuple[int, int]) -> SparsePrompts:
+    def _embed(
+        self, prompts: Sequence[Prompt], frames: Sequence[PromptFrame], embeddings: Sequence[Embedding]
+    ) -> SparsePrompts:
         def tensor(array: ArrayLike) -> Tensor:
             return torch.as_tensor(np.asarray(array), device=self.device)
 
+        placed = list(zip(prompts, frames, embeddings, strict=True))
         return self._prompts.embed(
-            [tensor(frame.points(p.points)) for p in prompts],
-            [tensor(p.labels.astype(np.int64)) for p in prompts],
-            [None if p.box is None else tensor(frame.box(_inside(p.box, shape))) for p in prompts],
-            [None if p.mask is None else tensor(frame.mask(p.mask)) for p in prompts],
+            [tensor(frame.points(prompt.points)) for prompt, frame, _ in placed],
+            [tensor(prompt.labels.astype(np.int64)) for prompt in prompts],
+            [
+                None if p.box is None else tensor(frame.box(_inside(p.box, seen.image_shape)))
+                for p, frame, seen in placed
+            ],
+            [None if prompt.mask is None else tensor(frame.mask(prompt.mask)) for prompt, frame, _ in placed],
         )
 
-    def _decode(self, embedding: Embedding, prompts: SparsePrompts, multimask: bool) -> tuple[Tensor, Tensor]:
+    def _decode(
+        self, embeddings: Sequence[Embedding], prompts: SparsePrompts, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
         """(B, K, 256, 256) logits and (B, K) scores, float32."""
-        image, side = self._sides(embedding)
+        image, side = self._sides(embeddings, prompts)
         return self._decoding.decode(side, image, prompts, slice(1, 4) if multimask else slice(0, 1))
 
     def _decode_above(
-        self, embedding: Embedding, prompts: SparsePrompts, threshold: float
+        self, embeddings: Sequence[Embedding], prompts: SparsePrompts, threshold: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, K) bool, (N, 256, 256) logits of these N, and (B, K) scores, float32."""
-        image, side = self._sides(embedding)
+        image, side = self._sides(embeddings, prompts)
         return self._decoding.decode_above(side, image, prompts, slice(1, 4), threshold)
 
-    def _sides(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
-        """The (1, 256, 64, 64) embedding, and as the decoder wants it."""
+    def _sides(self, embeddings: Sequence[Embedding], prompts: SparsePrompts) -> tuple[Tensor, Tensor]:
+        """The (1 or B, 256, 64, 64) embeddings, and as the decoder wants them; the former counts with masks alone."""
+        sides = [self._sides_of(embedding) for embedding in embeddings]
+        together = shared([side for _, side in sides])
+        return sides[0][0] if prompts.masks is None else shared([image for image, _ in sides]), together
+
+    def _sides_of(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         # the same model on another device may look at the same embedding
         name = f"side on {self.device}"
         if name not in embedding.memo:
@@ -365,6 +409,12 @@ class SamSegmenter:
             embedding.memo[name] = image, self._decoding.image_side(image)
         sides: tuple[Tensor, Tensor] = embedding.memo[name]
         return sides
+
+
+def shared(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor (1, ...) for a batch whose prompts all have the same, else (B, ...) with each prompt's own."""
+    first = tensors[0]
+    return first if all(one is first for one in tensors) else torch.cat(list(tensors))
 
 
 def _inside(box: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""One step: objects of one plane found on the next, all that share a field of view in one batch of the decoder."""
+"""One step: objects of one plane found on the next, all of them in one go of the decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from napari_zeroseg.propagation.motion import motion_in, plane_shift
 from napari_zeroseg.propagation.result import PropagationOptions
 from napari_zeroseg.segmenter import Patch, Prediction
 from napari_zeroseg.tiling import Field
-from napari_zeroseg.view import View
+from napari_zeroseg.view import Asked, View
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
@@ -105,19 +105,14 @@ def advance(
     """
     asked = _asked(view, before, objects)
     found: dict[int, Found | None] = dict.fromkeys(objects)
-    for field in dict.fromkeys(one.field for one in asked.values()):
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        members = {label: one for label, one in asked.items() if one.field == field}
-        if is_flat(view.picture[field.slices]):  # a tile is missing
-            for label in members:
-                del found[label]
-            continue
-        for label, answer in _answers(view, field, members).items():
-            least = _LEAST_OVERLAP_AGAIN if label in missed else _LEAST_OVERLAP
-            one = _chosen(answer, asked[label].expected, options.step * planes, least)
-            floor = _LEAST_SCORE * (usual or {}).get(label, 0.0)
-            found[label] = one if one is not None and one.score >= floor else None
+    unseen = _on_missing_tiles(view, asked)
+    for label in unseen:
+        del found[label]
+    for label, answer in _answers(view, asked, unseen, cancel):
+        least = _LEAST_OVERLAP_AGAIN if label in missed else _LEAST_OVERLAP
+        one = _chosen(answer, asked[label].expected, options.step * planes, least)
+        floor = _LEAST_SCORE * (usual or {}).get(label, 0.0)
+        found[label] = one if one is not None and one.score >= floor else None
     return _apart(found, view.shape, protected)
 
 
@@ -142,13 +137,9 @@ def own_scores(view: View, objects: Mapping[int, Patch], options: PropagationOpt
         if masks.area(patch) >= _SMALLEST
     }
     scores = dict.fromkeys(objects, 0.0)
-    for field in dict.fromkeys(one.field for one in there.values()):
-        if is_flat(view.picture[field.slices]):
-            continue
-        members = {label: one for label, one in there.items() if one.field == field}
-        for label, answer in _answers(view, field, members).items():
-            one = _chosen(answer, objects[label], options.step)
-            scores[label] = 0.0 if one is None else one.score
+    for label, answer in _answers(view, there, _on_missing_tiles(view, there)):
+        one = _chosen(answer, objects[label], options.step)
+        scores[label] = 0.0 if one is None else one.score
     return scores
 
 
@@ -171,11 +162,23 @@ def _asked(view: View, before: NDArray[np.uint8], objects: Mapping[int, Patch]) 
     return asked
 
 
-def _answers(view: View, field: Field, members: Mapping[int, _Asked]) -> dict[int, Prediction]:
-    """Three candidates for each object of a window, in one batch."""
-    prompts = [_prompt(view.model.spec.accepts, one.expected, field) for one in members.values()]
-    answers = view.model.predict(view.embedding(field), prompts, True)
-    return {label: answer.on(field, view.shape) for label, answer in zip(members, answers, strict=True)}
+def _on_missing_tiles(view: View, asked: Mapping[int, _Asked]) -> set[int]:
+    """Objects around which nothing is to be seen: a tile of the plane is of one single value."""
+    flat = {field for field in {one.field for one in asked.values()} if is_flat(view.picture[field.slices])}
+    return {label for label, one in asked.items() if one.field in flat}
+
+
+def _answers(
+    view: View, asked: Mapping[int, _Asked], unseen: Collection[int], cancel: CancelToken | None = None
+) -> Iterator[tuple[int, Prediction]]:
+    """Three candidates for each object that may be seen, all objects of the plane together."""
+    labels = [label for label in asked if label not in unseen]
+    accepts = view.model.spec.accepts
+    prompts = [
+        Asked(asked[label].field, _prompt(accepts, asked[label].expected, asked[label].field), True) for label in labels
+    ]
+    for place, answer in view.answers(prompts, cancel):
+        yield labels[place], answer
 
 
 def _prompt(accepts: frozenset[PromptKind], expected: Patch, field: Field) -> Prompt:
