@@ -1,9 +1,10 @@
 """What fine-tuning brings on planes of another block, and what kept embeddings save.
 
     python benchmarks/training.py em_sbem --minutes 20
-    python benchmarks/training.py em_sbem --what class --minutes 60
+    python benchmarks/training.py em_sbem --what class --minutes 20
+    python benchmarks/training.py em_sbem --what class+all --minutes 50
     python benchmarks/training.py em_vnc --minutes 20
-    python benchmarks/training.py cxr --minutes 20
+    python benchmarks/training.py cxr --what all --minutes 20
     python benchmarks/training.py cached
 
 The planes of the report are never seen by the training, which holds back a block of its own to choose the weights.
@@ -28,7 +29,7 @@ from napari_zeroseg.registry import load_model
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training.class_search import find_class
 from napari_zeroseg.training.classes import class_segmenter_of
-from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.config import ENCODER, WHAT, TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import IGNORE, TrainingData
 from napari_zeroseg.training.patches import Patch, Patches, prompt_on
 from napari_zeroseg.training.run import train
@@ -92,6 +93,7 @@ def trained(options, job: Job) -> str:
         variants=options.variants,
         batch=options.batch,
         learning_rate=options.rate,
+        encoder_rate=options.encoder_rate,
         validation_objects=options.validation_objects,
     )
 
@@ -116,19 +118,20 @@ def report(options, job: Job, key: str) -> None:
     base, model = load_model("mobile_sam"), load_model(key)
     store = EmbeddingStore(Settings.from_environment().cache_dir / "embeddings", 10**8)
     print(f"{len(objects)} of {len(data.objects)} objects on {len(data.planes)} planes of another block\n")
-    if options.what != "class":
-        model.model_key = base.model_key  # the encoder is the same: its embeddings serve both
+    if not options.what.startswith("class"):
+        if options.what not in ENCODER:
+            model.model_key = base.model_key  # the encoder is the same: its embeddings serve both
         kinds = kinds_to_score([], base.spec.accepts, False)
         scores = [score_masks(one, data, objects, kinds, store, 0, (0.0, 0.0)) for one in (base, model)]
         rows = [_row(f"{kind}, as napari asks", *(score[kind] for score in scores)) for kind in kinds]
         fields = {"whole plane": tiling.whole, "512 window": None}
         for name, field in fields.items():
-            both = [_plain(one, base, data, objects, store, field) for one in (base, model)]
+            both = [_plain(one, data, objects, store, field) for one in (base, model)]
             rows += [_row(f"{kind}, {name}", *(score[kind] for score in both)) for kind in kinds]
         head = ["prompt", "IoU base", "IoU trained", "gain (95 % interval)", "Dice base", "Dice trained"]
         print(table(head, rows), flush=True)
-    if options.what.endswith("class"):
-        counts = score_class(base, class_segmenter_of(key, key), data, range(len(data.planes)), store)
+    if "class" in options.what:
+        counts = score_class(model, class_segmenter_of(model), data, range(len(data.planes)), store)
         print(
             f"\nClass without prompts: foreground IoU {pooled(counts).iou:.3f}, Dice {pooled(counts).dice:.3f}",
             flush=True,
@@ -155,7 +158,7 @@ def _row(name: str, before: MaskScores, after: MaskScores) -> list[str]:
     ]
 
 
-def _plain(model, base, data, objects, store, field) -> dict[str, MaskScores]:
+def _plain(model, data, objects, store, field) -> dict[str, MaskScores]:
     """Each object in one window only: the best of three by predicted IoU for a click, the single mask for a box."""
     patches = Patches(data, 0)
     found = {kind: ([], []) for kind in ("centre", "box")}
@@ -163,7 +166,7 @@ def _plain(model, base, data, objects, store, field) -> dict[str, MaskScores]:
         shape = data.planes[one.plane].shape
         window = field(shape) if field else tiling.window_for(shape, one.box)
         seen = patches.see(Patch(one.plane, window))
-        tensor = patches.embedding(Patch(one.plane, window), base, store)
+        tensor = patches.embedding(Patch(one.plane, window), model, store)
         embedding = _embedding(tensor, seen.shape, model)
         mask = seen.objects == one.number
         for kind in found:
@@ -237,7 +240,7 @@ def _stages(encoder, x):
 def main() -> None:
     parser = arguments(__doc__.partition("\n")[0])
     parser.add_argument("job", choices=(*JOBS, "cached"))
-    parser.add_argument("--what", default="decoder", choices=("decoder", "class", "decoder+class"))
+    parser.add_argument("--what", default="decoder", choices=WHAT)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--planes", default="", help="to learn from")
     parser.add_argument("--report", default="", help="planes to report on")
@@ -245,6 +248,7 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-4, help="learning rate")
+    parser.add_argument("--encoder-rate", type=float, default=0.1, help="of the encoder, as part of --rate")
     parser.add_argument("--validation-objects", type=int, default=48)
     parser.add_argument("--out", type=Path, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")

@@ -91,7 +91,7 @@ def add_finding(parser: argparse.ArgumentParser) -> None:
         "--learnt",
         action="store_const",
         const=True,
-        help="all objects of the class that --model was trained for (zeroseg train --what class or decoder+class)",
+        help="all objects of the class that --model was trained on (zeroseg train --what class or class+all)",
     )
     what.add_argument(
         "--certainty", type=float, metavar="X", help="of --like, --learnt and taught words: least (default: 0.45)"

@@ -76,6 +76,10 @@ def test_the_encoder_is_opened_as_asked(what: str, opened: tuple[str, ...]) -> N
     names = [name for name, _ in network.encoder_parameters()]
     assert names
     assert all(any(part in name for part in opened) for name in names)
+    alone = Network(TrainingConfig("a", (("x", "y"),), what=f"class+{what}", device="cpu", precision="float32"))
+    assert [name for name, _ in alone.encoder_parameters()] == names
+    assert not list(alone.decoder_parameters())
+    assert alone.rate_of(names[0]) >= network.rate_of(names[0])
     values = {**dict(network.encoder_parameters()), **dict(network.decoder_parameters())}
     changed = network.changed(values)
     assert set(changed) <= set(network.base_tensors)

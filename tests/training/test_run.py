@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import load_file
 
 import napari_zeroseg as zs
-from napari_zeroseg.cascade import SimilarOptions
+from napari_zeroseg.cascade import Queue, SimilarOptions
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
 from napari_zeroseg.training import patches
+from napari_zeroseg.training.classes import class_segmenter_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.events import Control
@@ -31,6 +32,7 @@ from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
 from napari_zeroseg.training.loop import read_state
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.run import StoppedError, train
+from napari_zeroseg.training.tasks import variant_of
 
 pytestmark = pytest.mark.usefixtures("kept_cache")
 
@@ -227,6 +229,42 @@ def test_everything_learns_and_goes_on_bit_by_bit(
     (prediction,) = zs.View(model, raw[4]).predict([zs.Prompt(box=_box(truth[4] == truth[4].max()))])
     drawn, true = prediction.mask, truth[4] == truth[4].max()
     assert (drawn & true).sum() / (drawn | true).sum() > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("what", ["class+all", "class+lora"])
+def test_a_class_learns_with_an_encoder_of_its_own(
+    short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path, what: str
+) -> None:
+    """Prompts are answered as before; the class sees with another encoder, here, after a pause and in a file."""
+    config = short(what=what, epochs=4, variants=2)
+    train(replace(config, name="whole"), out=tmp_path / "whole")
+    folder = _stop_after(2, config, tmp_path / "parted")
+    trained = train(folder.path, resume=True)
+    _assert_equal_to_the_bit(tmp_path / "whole", folder.path)
+    assert trained.card["masks"] == {}
+    assert trained.card["class"]["iou"] > 0
+    raw, truth = stack
+    base, model = (zs.load_model(key, device="cpu", precision="float32") for key in ("mobile_sam", "mine"))
+    box = zs.Prompt(box=_box(truth[4] == truth[4].max()))
+    answers = [zs.View(one, raw[4]).predict([box])[0].logits for one in (base, model)]
+    np.testing.assert_array_equal(*answers)
+    seen = zs.segment_class(model, zs.View(model, raw[4])).probability
+    with_base = replace(class_segmenter_of(model), encoder=None).segment(model, zs.View(model, raw[4])).probability
+    assert np.abs(seen - with_base).max() > 0.01
+    zs.export_model("mine", tmp_path / "mine.zip")
+    zs.import_model(tmp_path / "mine.zip", "theirs")
+    again = zs.load_model("theirs", device="cpu", precision="float32")
+    np.testing.assert_array_equal(zs.segment_class(again, zs.View(again, raw[4])).probability, seen)
+    assert isinstance(zs.find_class(model, raw[4]), Queue)
+
+
+def test_an_encoder_that_is_trained_sees_new_variants_in_each_epoch(short: Short) -> None:
+    kept, trained = short(what="class", variants=3), short(what="class+all", variants=3)
+    assert [variant_of(kept, drawn, epoch) for epoch in (0, 5) for drawn in range(3)] == [0, 1, 2] * 2
+    numbers = [variant_of(trained, drawn, epoch) for epoch in range(3) for drawn in range(3)]
+    assert numbers == [0, 1, 2, 0, 3, 4, 0, 5, 6]
 
 
 def test_what_is_computed_again_is_the_same() -> None:

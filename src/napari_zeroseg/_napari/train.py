@@ -35,6 +35,13 @@ WHAT = (
     ("decoder", "mask decoder", "Least time and memory: the encoder runs once on each window"),
     ("class", "class, no prompts", "A decoder that finds all objects of the class by itself"),
     ("decoder+class", "decoder and class", "Both of these"),
+    (
+        "class+all",
+        "class, own encoder",
+        "The class and a copy of the encoder for it: finds best, takes an hour or a GPU",
+    ),
+    ("class+blocks", "class, last blocks", "The class and the last blocks of a copy of the encoder for it"),
+    ("class+lora", "class, LoRA", "The class and small matrices in a copy of the encoder for it"),
     ("adapter", "decoder and adapter", "PA-SAM's adapter, which looks at the picture's details again, and the decoder"),
     ("lora", "encoder (LoRA)", "Small matrices in the encoder, and the decoder: for a GPU, or patience"),
     ("blocks", "last blocks", "The encoder's last blocks, and the decoder: for a GPU, or patience"),

@@ -110,9 +110,11 @@ class WindowAttention(nn.Module):
         count, tokens, _ = x.shape
         q, k, v = self.qkv(self.norm(x)).view(count, tokens, self.heads, 3 * HEAD_SIZE).transpose(1, 2).chunk(3, -1)
         bias = self.attention_biases[:, self.bias_index]
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
+        if x.device.type == "cpu":
             # for these small windows torch's fused CPU kernel takes twice as long as the plain product
-            out = ((q * HEAD_SIZE**-0.5) @ k.transpose(-1, -2)).add_(bias).softmax(-1) @ v
+            scores = (q * HEAD_SIZE**-0.5) @ k.transpose(-1, -2)
+            scores = scores + bias if torch.is_grad_enabled() else scores.add_(bias)
+            out = scores.softmax(-1).to(v.dtype) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(count, tokens, -1))

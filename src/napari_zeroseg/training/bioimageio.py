@@ -22,12 +22,13 @@ from torch.nn import functional as F
 
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.pipelines import PIXEL_MEAN, PIXEL_STD, SAM_SIDE, SamPipeline
-from napari_zeroseg.models.sam import load_strictly
+from napari_zeroseg.models.sam import SamSegmenter, load_strictly
 from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.registry import find_model, load_model
 from napari_zeroseg.training import card as cards
 from napari_zeroseg.training.archive import target_of, write_archive
-from napari_zeroseg.training.classes import ClassHead, class_segmenter_of, picture_of
+from napari_zeroseg.training.class_search import learnt_class
+from napari_zeroseg.training.classes import ClassHead, picture_of
 from napari_zeroseg.training.networks import network_of
 from napari_zeroseg.weights import weights_of
 
@@ -73,7 +74,7 @@ def export_bioimageio(key: str, path: str | Path, author: str, *, overwrite: boo
     Parameters
     ----------
     key : str
-        A model trained with "class" or "decoder+class" on a base of SAM's pipeline, such as MobileSAM.
+        A model trained on a class, from a base of SAM's pipeline, such as MobileSAM.
     path : path
         The file; ".zip" is added where it has no ending.
     author : str
@@ -112,13 +113,15 @@ def export_bioimageio(key: str, path: str | Path, author: str, *, overwrite: boo
 
 
 def _module_of(key: str) -> _Maps:
-    """The encoder and the class head of a trained model."""
+    """The encoder of the class and the class head of a trained model."""
     spec = find_model(key)
-    segmenter = class_segmenter_of(key, spec.title)
-    if not isinstance(load_model(key, device="cpu", precision="float32").pipeline, SamPipeline):  # type: ignore[attr-defined]
+    model = load_model(key, device="cpu", precision="float32")
+    segmenter = learnt_class(model)
+    assert isinstance(model, SamSegmenter)
+    if not isinstance(model.pipeline, SamPipeline):
         raise InputError(f"{spec.title} sees pictures in its own way, which this export does not know.")
     network = network_of(spec)
-    load_strictly(network, weights_of(spec).tensors, spec.title)
+    load_strictly(network, {**weights_of(spec).tensors, **segmenter.changed}, spec.title)
     module = _Maps(network.image_encoder, segmenter.head, segmenter.side or SAM_SIDE)
     module.eval().requires_grad_(False)
     return module

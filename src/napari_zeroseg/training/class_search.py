@@ -71,7 +71,7 @@ def find_class(
     Parameters
     ----------
     model : Segmenter
-        From :func:`napari_zeroseg.load_model`, trained with "class" or "decoder+class".
+        From :func:`napari_zeroseg.load_model`, that was trained on a class.
     pictures : picture, View, or list of these
         The planes to search, each (H, W) or (H, W, 3) of any real dtype. A stack is a list of its planes.
     labels : (H, W) array_like of int, or list of these and of None, optional
@@ -125,9 +125,9 @@ def learnt_class(model: Segmenter) -> ClassSegmenter:
         raise InputError(
             f"{model.spec.title} has learnt no class: "
             + (f"choose one that has ({others}), or " if others else "")
-            + "train one with --what class or decoder+class."
+            + "train one with --what class or class+all."
         )
-    return class_segmenter_of(model.spec.key, model.spec.title)
+    return class_segmenter_of(model)
 
 
 def features_of(learnt: ClassSegmenter, view: View) -> PlaneFeatures:

@@ -6,13 +6,16 @@ border), from which a watershed makes the objects; the depth is what separates t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,10 +28,14 @@ from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.training.data import TrainingData, TrainingObject
 from napari_zeroseg.training.losses import bce, dice
+from napari_zeroseg.training.networks import with_tensors
 from napari_zeroseg.training.patches import Cells, Seen
+from napari_zeroseg.view import View
+from napari_zeroseg.weights import weights_of
+from napari_zeroseg.weights.cards import CLASS_HEAD, model_folder
 
-if TYPE_CHECKING:
-    from napari_zeroseg.view import View
+ENCODER_PREFIX = "image_encoder."
+"""Before the official names of the encoder's tensors."""
 
 PICTURE_SIDE = 512
 """Side at which the head sees the picture itself, for borders finer than the embedding's 64 cells."""
@@ -148,10 +155,23 @@ class ClassMap:
 
 @dataclass(frozen=True)
 class ClassSegmenter:
-    """A class head with the windows that it was trained on."""
+    """A class head with the windows that it was trained on.
+
+    Attributes
+    ----------
+    head : ClassHead
+    side : int
+        Of the windows in pixels; 0 is the whole plane.
+    encoder : SamSegmenter or None
+        What encodes for the head, if it was trained with an encoder of its own; it answers no prompts.
+    changed : mapping of str to Tensor
+        Official names and tensors in which that encoder differs from the model's.
+    """
 
     head: ClassHead
     side: int
+    encoder: SamSegmenter | None = None
+    changed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def segment(self, model: SamSegmenter, view: View, told: Callable[[int, int], None] | None = None) -> ClassMap:
         """Find the class on a plane.
@@ -159,7 +179,7 @@ class ClassSegmenter:
         Parameters
         ----------
         model : SamSegmenter
-            With the encoder that the head was trained on.
+            The one that learnt the class.
         view : View
             The plane.
         told : callable, optional
@@ -168,11 +188,13 @@ class ClassSegmenter:
         maps = np.zeros((3, *view.shape), np.float32)
         weights = np.zeros(view.shape, np.float32)
         fields = fields_of(view.shape, self.side)
-        for number, field in enumerate(fields, 1):
-            part = self._look(model, view, field)
-            weight = _tent(field.shape)
-            maps[(slice(None), *field.slices)] += part * weight
-            weights[field.slices] += weight
+        if self.encoder is not None:
+            model, view = self.encoder, View(self.encoder, view.picture, view.store)
+        for number, window in enumerate(fields, 1):
+            part = self._look(model, view, window)
+            weight = _tent(window.shape)
+            maps[(slice(None), *window.slices)] += part * weight
+            weights[window.slices] += weight
             if told is not None:
                 told(number, len(fields))
         maps /= weights
@@ -200,7 +222,7 @@ def segment_class(model: Segmenter, view: View) -> ClassMap:
     Parameters
     ----------
     model : Segmenter
-        From :func:`napari_zeroseg.load_model`, trained with "class" or "decoder+class".
+        From :func:`napari_zeroseg.load_model`, that was trained on a class.
     view : View
         The plane, made with the same model.
 
@@ -215,30 +237,36 @@ def segment_class(model: Segmenter, view: View) -> ClassMap:
     """
     if not isinstance(model, SamSegmenter):
         raise InputError(f"{model.spec.title} has learnt no class: train a model of the SAM family on one.")
-    return class_segmenter_of(model.spec.key, model.spec.title).segment(model, view)
+    return class_segmenter_of(model).segment(model, view)
 
 
-def class_segmenter_of(key: str, title: str) -> ClassSegmenter:
-    """Load the class head of a fine-tuned model.
+def class_segmenter_of(model: SamSegmenter) -> ClassSegmenter:
+    """Load what a fine-tuned model has learnt of its class.
 
     Raises
     ------
     InputError
-        If it has none.
+        If it has learnt none.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    from napari_zeroseg.weights.cards import CLASS_HEAD, model_folder
-
-    path = model_folder(key) / CLASS_HEAD
+    path = model_folder(model.spec.key) / CLASS_HEAD
     if not path.is_file():
-        raise InputError(f"{title} has learnt no class: train one with --what class or decoder+class.")
+        raise InputError(f"{model.spec.title} has learnt no class: train one with --what class or class+all.")
+    tensors = load_file(path)
+    changed = {name: tensor for name, tensor in tensors.items() if name.startswith(ENCODER_PREFIX)}
     head = ClassHead()
-    head.load_state_dict(load_file(path))
+    head.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in changed})
     with safe_open(path, "pt") as file:
         side = int((file.metadata() or {}).get("side", "0"))
-    return ClassSegmenter(head.eval().requires_grad_(False), side)
+    encoder = None
+    if changed:
+        name = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        encoder = with_tensors(model, {**weights_of(model.spec).tensors, **changed}, name)
+    return ClassSegmenter(head.eval().requires_grad_(False), side, encoder, changed)
+
+
+def save_class(segmenter: ClassSegmenter, path: Path) -> None:
+    """Write a class head, and what its own encoder has learnt, into one file."""
+    save_file({**segmenter.head.state_dict(), **segmenter.changed}, path, {"side": str(segmenter.side)})
 
 
 def instances_of(maps: NDArray[np.float32]) -> NDArray[np.int32]:

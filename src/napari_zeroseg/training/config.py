@@ -15,10 +15,20 @@ from napari_zeroseg.errors import InputError, ReadError
 VERSION = 1
 """Of the table's form; a run of another one is refused with a sentence."""
 
-WHAT = ("decoder", "class", "decoder+class", "adapter", "lora", "blocks", "all")
+ENCODER = ("lora", "blocks", "all")
+"""How an encoder is trained: small matrices inside it (LoRA), its last blocks, all of it."""
+
+WHAT = (
+    "decoder",
+    "class",
+    "decoder+class",
+    "adapter",
+    *ENCODER,
+    *(f"class+{part}" for part in ENCODER),
+)
 """What can be trained: the mask decoder on kept embeddings; the segmenter of the class; both; PA-SAM's adapter with
-parts of the decoder; small matrices inside the encoder (LoRA); its last blocks; everything. The last three train the
-decoder as well."""
+parts of the decoder; the encoder in one of three ways, and the decoder with it; the segmenter of the class and an
+encoder of its own, in the same three ways, while prompts are answered as before."""
 
 PROMPT_KINDS = (
     "box",
@@ -117,7 +127,8 @@ class TrainingConfig:
         Of AdamW; part of the steps during which the rate rises; largest norm of the gradient; share of the running mean
         of weights that a step leaves (0 switches it off).
     encoder_rate : float
-        Learning rate of the encoder as part of `learning_rate`.
+        Learning rate of the encoder as part of `learning_rate`; of a class's own encoder as part of the class's rate,
+        which is five times as high.
     batch : int
         Prompts a step.
     blocks : int
@@ -126,7 +137,8 @@ class TrainingConfig:
         Rank of the matrices that "lora" trains.
     variants : int
         Versions of each window (turned, flipped, scaled, bent, of other contrast, blurred, noisy) that the encoder is
-        run on, the plain one included.
+        run on, the plain one included. Where the encoder is trained, one window of so many is plain and the others are
+        new ones in each epoch.
     validation : float
         Part of the planes or pictures that is held back where no pair has that role.
     gap : int
@@ -199,17 +211,23 @@ class TrainingConfig:
     @property
     def trains_masks(self) -> bool:
         """Whether answers to prompts are trained."""
-        return self.what != "class"
+        return not self.what.startswith("class")
 
     @property
     def trains_class(self) -> bool:
         """Whether the segmenter of the class is trained."""
-        return self.what.endswith("class")
+        return "class" in self.what
+
+    @property
+    def encoder_part(self) -> str:
+        """One of :data:`ENCODER`, or "" if the encoder stays as it is."""
+        part = self.what.rpartition("+")[2]
+        return part if part in ENCODER else ""
 
     @property
     def trains_encoder(self) -> bool:
         """Whether embeddings change during training."""
-        return self.what in ("lora", "blocks", "all")
+        return bool(self.encoder_part)
 
     @classmethod
     def read(cls, path: str | Path) -> TrainingConfig:

@@ -19,7 +19,7 @@ from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training import previews
-from napari_zeroseg.training.classes import ClassHead, ClassSegmenter
+from napari_zeroseg.training.classes import ClassHead, ClassSegmenter, save_class
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData, TrainingObject
 from napari_zeroseg.training.events import Events
@@ -216,10 +216,11 @@ class Fitting:
         if self._final or self._fold is not None:
             return  # nothing is chosen here: the last weights are taken
         weights = trainer.weights()
-        changed, head = self._parted(weights)
+        name = f"step{trainer.done}"
+        changed, head = self._parted(weights, name)
         row: dict[str, Any] = {"step": trainer.done, "loss": report.loss, "rate": report.rate, "seconds": self._seconds}
         merits = []
-        model = self._network.model_with(changed, f"step{trainer.done}")
+        model = self._network.model_with(changed, name)
         if self._config.trains_masks:
             scores = self._score(model, self._chosen(), all_kinds=False)
             for kind, score in scores.items():
@@ -242,7 +243,7 @@ class Fitting:
 
     def _score_class(self, model: Trained, head: ClassSegmenter, planes: Sequence[int]) -> list[Counts]:
         assert isinstance(model, SamSegmenter)
-        store = self._store_of(model)
+        store = self._store_of(head.encoder or model)
         return score_class(model, head, self._data, planes, store, self._split.held, self._run.between)
 
     def _preview(self, model: Trained, step: int) -> str:
@@ -260,7 +261,7 @@ class Fitting:
     def _judged(self, trainer: Trainer) -> Fitted:
         """The final figures: the base and the chosen weights on the objects to report."""
         weights = trainer.weights() if self._best is None else self._best[1]
-        changed, head = self._parted(weights)
+        changed, head = self._parted(weights, f"end{self._fold}")
         before, after, found = self._processes.lead(partial(self._figures, changed, head))
         if self._fold is not None:
             self._tell_fold(trainer.done, before, after, found)
@@ -296,17 +297,24 @@ class Fitting:
             row["iou_class"] = pooled(found).iou
         self._tell("validation", best=False, picture="", **row)
 
-    def _parted(self, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], ClassSegmenter | None]:
-        """Weights of the network under official names, and the class segmenter."""
+    def _parted(self, weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor], ClassSegmenter | None]:
+        """Weights of the network under official names, and the class segmenter.
+
+        An encoder that was trained for the class alone is part of the latter: prompts are answered with the base's.
+        """
         own = {name: value for name, value in weights.items() if not name.startswith(HEAD)}
-        head = None
-        if self._bench.head is not None:
-            module = ClassHead()
-            module.load_state_dict(
-                {name.removeprefix(HEAD): value.cpu() for name, value in weights.items() if name.startswith(HEAD)}
-            )
-            head = ClassSegmenter(module.eval().requires_grad_(False), self._bench.side)
-        return self._network.changed(own), head
+        changed = self._network.changed(own)
+        if self._bench.head is None:
+            return changed, None
+        module = ClassHead()
+        module.load_state_dict(
+            {name.removeprefix(HEAD): value.cpu() for name, value in weights.items() if name.startswith(HEAD)}
+        )
+        if self._config.trains_encoder and not self._config.trains_masks:
+            made = self._network.model_with(changed, name)
+            assert isinstance(made, SamSegmenter)
+            return {}, ClassSegmenter(module.eval().requires_grad_(False), self._bench.side, made, changed)
+        return changed, ClassSegmenter(module.eval().requires_grad_(False), self._bench.side)
 
     def _save(self, trainer: Trainer) -> None:
         if self._fold is not None:
@@ -390,7 +398,7 @@ def learnt_file(folder: RunFolder, fitted: Fitted) -> Path | None:
     if fitted.head is None:
         return None
     path = folder.path / CLASS_HEAD
-    save_file(fitted.head.head.state_dict(), path, {"side": str(fitted.head.side)})
+    save_class(fitted.head, path)
     return path
 
 

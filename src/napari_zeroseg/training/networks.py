@@ -42,6 +42,13 @@ def network_of(spec: ModelSpec) -> SamNetwork:
     return made
 
 
+def with_tensors(model: SamSegmenter, tensors: Mapping[str, Tensor], name: str) -> SamSegmenter:
+    """Return the same model with other weights; `name` tells its embeddings from those of others."""
+    network = network_of(model.spec)
+    load_strictly(network, tensors, model.spec.title)
+    return SamSegmenter(model.spec, network, model.pipeline, name.rjust(16, "-")[-16:], model.device, model.dtype)
+
+
 class Learner(Protocol):
     """A base that is trained, whatever its family."""
 
@@ -130,7 +137,9 @@ class Network:
         # statistics of BatchNorm stay those of the base: a few windows are no basis for others
         self.modules.eval().requires_grad_(False)
         self.modules.to(loaded.device)
-        self._what, self._encoder_rate = config.what, config.encoder_rate
+        self._part = config.encoder_part
+        # an encoder that answers no prompts need not stay close to what the mask decoder knows
+        self._encoder_rate = config.encoder_rate * (1.0 if config.trains_masks else NEW_RATE)
         self._lora: dict[str, LoraLinear] = {}
         self._open(config)
         if config.recompute and self.trains_encoder:
@@ -139,7 +148,7 @@ class Network:
     @property
     def trains_encoder(self) -> bool:
         """Whether embeddings change."""
-        return self._what in ("lora", "blocks", "all")
+        return bool(self._part)
 
     def encoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trained parameters of the encoder."""
@@ -156,7 +165,7 @@ class Network:
     def rate_of(self, name: str) -> float:
         """Learning rate of a trained parameter as part of the configuration's."""
         # the matrices of LoRA are new and small: they take the full rate
-        return self._encoder_rate if name.startswith("image_encoder.") and self._what != "lora" else 1.0
+        return self._encoder_rate if name.startswith("image_encoder.") and self._part != "lora" else 1.0
 
     def decoding(self, seen: Seen) -> Decoding:
         """The mask decoder as it is now, for one forward and backward pass on a patch."""
@@ -205,9 +214,7 @@ class Network:
             decoder.requires_grad_(False)
             model._prepare_decoder(shell)
             return model
-        network = network_of(old.spec)
-        load_strictly(network, {**self.base_tensors, **changed}, old.spec.title)
-        return SamSegmenter(old.spec, network, old.pipeline, name.rjust(16, "-")[-16:], old.device, old.dtype)
+        return with_tensors(old, {**self.base_tensors, **changed}, name)
 
     def _built(self, spec: ModelSpec, tensors: Mapping[str, Tensor], config: TrainingConfig) -> SamNetwork:
         """The base's modules with its weights."""
@@ -216,19 +223,19 @@ class Network:
         return modules
 
     def _open(self, config: TrainingConfig) -> None:
-        if not config.trains_masks:
-            return
-        self.modules.mask_decoder.requires_grad_(True)
+        self.modules.mask_decoder.requires_grad_(config.trains_masks)
         encoder = self.modules.image_encoder
-        if config.what == "all":
+        if self.trains_encoder and isinstance(encoder, TinyViT):
+            encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.encoder_part == "all":
             encoder.requires_grad_(True)
             for name in ("head", "norm_head"):  # parts of MobileSAM's checkpoint that encode nothing
                 if hasattr(encoder, name):
                     getattr(encoder, name).requires_grad_(False)
-        elif config.what == "blocks":
+        elif config.encoder_part == "blocks":
             for block in [*_blocks(encoder)[-config.blocks :], encoder.neck]:
                 block.requires_grad_(True)
-        elif config.what == "lora":
+        elif config.encoder_part == "lora":
             self._add_lora(encoder, config)
 
     def _add_lora(self, encoder: nn.Module, config: TrainingConfig) -> None:

@@ -237,7 +237,8 @@ def _unpack(archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name:
     for inside in (note["file"], *companions):
         if PurePosixPath(inside).name != inside or os.sep in inside:
             raise ReadError(f"{path.name} names a file outside itself ({inside}): it is not to be trusted.")
-        if inside != note["file"] and archive.getinfo(inside).file_size > _LARGEST_COMPANION:
+        largest = max(_LARGEST_COMPANION, archive.getinfo(note["file"]).file_size)  # a class may have an encoder
+        if archive.getinfo(inside).file_size > largest:
             raise ReadError(f"{path.name} holds {inside}, which is too large to belong to a model.")
     home = Settings.from_environment().models_dir
     try:

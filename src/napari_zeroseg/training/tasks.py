@@ -35,6 +35,16 @@ what every click means, so that whichever candidate is chosen should show it; th
 CLASS_BATCH = 4
 """Windows a step for the class."""
 
+
+def variant_of(config: TrainingConfig, drawn: int, epoch: int) -> int:
+    """Number of a window's variant in an epoch, from a drawn one below `config.variants`.
+
+    What the encoder made of a variant is kept while the encoder stays as it is, so there are only as many as were
+    asked for. Where it is trained nothing is kept, and each epoch has new ones; 0 is the plain window.
+    """
+    return drawn + epoch * (config.variants - 1) if drawn and config.trains_encoder else drawn
+
+
 _MOST_CHUNKS = 1_000_000
 """Of an epoch; makes a chunk's number tell its epoch."""
 
@@ -151,7 +161,11 @@ class MaskTask:
             kind = draw(self._prompts, rng)
             from_near = kind in ("box", "loose_box", "mask") or rng.random() < NEAR_SHARE
             field = near(self._patches.data, one) if from_near else far(self._patches.data, one)
-            patch = Patch(one.plane, field, int(rng.integers(config.variants)))
+            drawn = int(rng.integers(config.variants))
+            if config.trains_encoder:  # which is run on a window once for all objects there
+                shared = np.random.default_rng([config.seed, 5, epoch, one.plane, *field])
+                drawn = int(shared.integers(config.variants))
+            patch = Patch(one.plane, field, variant_of(config, drawn, epoch))
             groups.setdefault(patch, []).append((one, kind))
         chunks: list[Chunk] = []
         for patch, members in groups.items():
@@ -319,7 +333,8 @@ class ClassTask:
             epoch, index = divmod(place, len(self._windows))
             rng = np.random.default_rng([self._config.seed, 3, epoch])
             plane, field = self._windows[rng.permutation(len(self._windows))[index]]
-            patch = Patch(plane, field, int(rng.integers(self._config.variants, size=len(self._windows))[index]))
+            drawn = int(rng.integers(self._config.variants, size=len(self._windows))[index])
+            patch = Patch(plane, field, variant_of(self._config, drawn, epoch))
             seen = self._patches.see(patch)
             target, weight = targets_of(seen, cells_of(self._network.model, seen.shape))
             image = self._network.embed(self._patches, patch, self._store)
