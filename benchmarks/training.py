@@ -31,6 +31,9 @@ from napari_zeroseg.training.class_search import find_class
 from napari_zeroseg.training.classes import class_segmenter_of
 from napari_zeroseg.training.config import ENCODER, WHAT, TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import IGNORE, TrainingData
+from napari_zeroseg.training.decoding import TrainableDecoding
+from napari_zeroseg.training.loop import Trainer
+from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, prompt_on
 from napari_zeroseg.training.run import train
 from napari_zeroseg.training.split import split_for
@@ -44,6 +47,7 @@ from napari_zeroseg.training.validation import (
     score_masks,
     some_of,
 )
+from napari_zeroseg.training.workbench import Workbench
 from napari_zeroseg.view import View
 
 
@@ -186,55 +190,97 @@ def _embedding(tensor, shape, model):
 
 
 def cached(options) -> None:
-    """Steps of the decoder on kept embeddings, beside the plain loop that encodes for every object anew."""
-    from napari_zeroseg.training.workbench import Workbench
+    """Steps of the decoder on kept embeddings, beside the plain loop: what they take, and what both have learnt.
 
-    job = em_sbem(options.shared, "0:3", "")
-    config = TrainingConfig("cached", job.learn, labels_are="classes", min_pixels=300, variants=1)
+    The plain loop encodes for every object anew, one object at a time, with the published modules in float32, as a
+    script does that was written by hand. Objects, prompts, losses, optimiser and seeds are the same.
+    """
+    job = em_sbem(options.shared, options.planes or "0:8", "")
+    config = TrainingConfig(
+        "cached", job.learn, labels_are="classes", min_pixels=300, variants=1, validation_objects=10_000
+    )
     data = TrainingData(config)
-    bench = Workbench(config, data, split_for(data, config))
-    for patch in bench.patches_ahead():
-        bench.encode(patch)
-    task = bench.tasks["masks"]
-    assert isinstance(task, MaskTask)
-    task.step(0)
-    steps = 3
-    start = time.process_time()
-    for number in range(steps):
-        task.step(number)
-    ours = (time.process_time() - start) / steps / config.batch
-    naive = _naive(bench, objects=4)
-    rows = [["kept embeddings", f"{ours:.3f}", "1"], ["encoding at every step", f"{naive:.3f}", f"{naive / ours:.1f}"]]
-    print(table(["way", "CPU seconds an object", "ratio"], rows))
+    split = split_for(data, config)
+    rows, scores = [], {}
+    for name, made in (("kept embeddings", Workbench), ("encoding at every step", _PlainBench)):
+        bench = made(config, data, split)
+        start = time.perf_counter()
+        for patch in bench.patches_ahead():
+            bench.encode(patch)
+        ahead = time.perf_counter() - start
+        trainer = Trainer(config, bench.network, bench.tasks, None, options.steps)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(options.steps):
+            trainer.step()
+        objects = options.steps * config.batch
+        spent = (time.perf_counter() - wall) / objects, (time.process_time() - cpu) / objects
+        model = bench.network.model_with(bench.network.changed(trainer.weights()), "trained")
+        held = [data.objects[i] for i in (*split.choose, *split.report)]
+        scores[name] = score_masks(model, data, held, ["centre", "box"], bench.store, 0, (0.0, 0.0))
+        rows.append([name, *spent, ahead, *(float(scores[name][kind].iou.mean()) for kind in ("centre", "box"))])
+        print(rows[-1], flush=True)
+    (_, wall, cpu, *_), (_, plain_wall, plain_cpu, *_) = rows
+    for kind in ("centre", "box"):
+        difference = compared(*(scores[name][kind] for name in ("encoding at every step", "kept embeddings")))
+        print(f"{kind}: difference {difference['gain']:+.3f}, 95 % interval {difference['gain_interval']}")
+    print(
+        f"{options.steps} steps of {config.batch} objects; {plain_wall / wall:.1f} times, CPU {plain_cpu / cpu:.1f} times\n"
+    )
+    head = ["way", "s an object", "CPU s an object", "s to encode ahead", "IoU by a click", "IoU by a box"]
+    print(table(head, [[row[0], *(f"{value:.3f}" for value in row[1:])] for row in rows]))
 
 
-def _naive(bench, objects: int) -> float:
-    """CPU seconds an object of the usual loop: one a step, published modules, float32, the encoder every time."""
-    modules = bench.network.modules
-    decoder = modules.mask_decoder
-    start = 0.0
-    for number, one in enumerate(bench.objects[: objects + 1]):
-        if number == 1:
-            start = time.process_time()
-        window = tiling.window_for(bench.data.planes[one.plane].shape, one.box)
-        seen = bench.patches.see(Patch(one.plane, window))
+class _PlainBench(Workbench):
+    """Nothing is encoded ahead, and objects are answered one by one."""
+
+    def _new_network(self) -> Network:
+        return _PlainNetwork(self.config)
+
+    def _make_tasks(self, planes):
+        task = _PlainTask(self.config, self.network, self.patches, self.objects, self.store)
+        task.at_once = 1
+        return {"masks": task}
+
+    def patches_ahead(self) -> list[Patch]:
+        return []
+
+
+class _PlainNetwork(Network):
+    """The published modules in float32; the encoder is run for every object."""
+
+    def decoding(self, seen):
+        modules = self.modules
+        return _PlainDecoding(modules.prompt_encoder, modules.mask_decoder, self.model.device, torch.float32)
+
+    def embed(self, patches, patch, store):
+        return torch.zeros(1)  # of no use: each object has its own
+
+    def encode(self, patches, patch):
+        pixels = self.model.pipeline.pixels(patches.see(patch).picture)
+        encoder = self.modules.image_encoder
         with torch.no_grad():
-            # eager and unfused, as a training script has it
-            x = bench.network.model.pipeline.pixels(seen.picture)
-            image = modules.image_encoder.neck(_stages(modules.image_encoder, x))
-            prompt = prompt_on("centre", seen.objects == one.number, np.random.default_rng(0))
-            points = torch.as_tensor(bench.network.model.pipeline.frame(seen.shape).points(prompt.points))[None]
-            sparse, dense = modules.prompt_encoder((points, torch.ones(1, 1)), None, None)
-        logits, scores = decoder(image, modules.prompt_encoder.get_dense_pe(), sparse, dense, True)
-        (logits.sigmoid().mean() + scores.mean()).backward()
-    return (time.process_time() - start) / objects
+            x = encoder.patch_embed(pixels)  # stage by stage: eager and unfused, as a training script has it
+            for stage in encoder.layers:
+                x = stage(x)
+            return encoder.neck(x)
 
 
-def _stages(encoder, x):
-    x = encoder.patch_embed(x)
-    for stage in encoder.layers:
-        x = stage(x)
-    return x
+class _PlainTask(MaskTask):
+    def _loss_of(self, pairs, seen, image, rng, chunk):
+        return super()._loss_of(pairs, seen, self._network.encode(self._patches, chunk.patch), rng, chunk)
+
+
+class _PlainDecoding(TrainableDecoding):
+    """segment-anything's own forward pass."""
+
+    def __init__(self, prompt_encoder, mask_decoder, device, dtype):
+        super().__init__(prompt_encoder, mask_decoder, device, dtype)
+        self.published_prompts = prompt_encoder
+
+    def answer(self, embedding, prompts):
+        encoder = self.published_prompts
+        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(len(prompts.tokens), -1, 64, 64)
+        return self._decoder.predict_masks(embedding, encoder.get_dense_pe(), prompts.tokens, dense)
 
 
 def main() -> None:
@@ -244,6 +290,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--planes", default="", help="to learn from")
     parser.add_argument("--report", default="", help="planes to report on")
+    parser.add_argument("--steps", type=int, default=10, help="of cached")
     parser.add_argument("--objects", type=int, default=10_000, help="to report on at most, evenly taken")
     parser.add_argument("--variants", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)

@@ -30,9 +30,8 @@ def test_answers_and_gradients_are_those_of_the_published_modules(network: Netwo
     prompts = [Prompt(points=[(100, 300)]), Prompt(box=(50, 60, 200, 300))]
     sparse = Prompter(modules.prompt_encoder, torch.device("cpu"))(prompts, frame)
     ours, theirs = modules.mask_decoder, copy.deepcopy(modules.mask_decoder)
-    logits, scores = TrainableDecoding(modules.prompt_encoder, ours, torch.device("cpu"), torch.float32).answer(
-        image, sparse
-    )
+    decoding = TrainableDecoding(modules.prompt_encoder, ours, torch.device("cpu"), torch.float32)
+    logits, scores = decoding.answer(image, sparse)
     wanted, wanted_scores = theirs.predict_masks(
         image_embeddings=image,
         image_pe=modules.prompt_encoder.get_dense_pe(),
@@ -43,6 +42,16 @@ def test_answers_and_gradients_are_those_of_the_published_modules(network: Netwo
     torch.testing.assert_close(scores, wanted_scores, atol=1e-5, rtol=1e-4)
     for found, score in ((logits, scores), (wanted, wanted_scores)):
         (found.sigmoid().mean() + score.square().sum()).backward()
+    # a second pass through the same decoding, of one prompt alone
+    alone = Prompter(modules.prompt_encoder, torch.device("cpu"))(prompts[:1], frame)
+    decoding.answer(image, alone)[0].sigmoid().mean().backward()
+    theirs.predict_masks(
+        image_embeddings=image,
+        image_pe=modules.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=alone.tokens,
+        dense_prompt_embeddings=modules.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, 64, 64),
+    )[0].sigmoid().mean().backward()
+    decoding.gather()
     for (name, parameter), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert (parameter.grad is None) == (other.grad is None), name
         if parameter.grad is not None and other.grad is not None:

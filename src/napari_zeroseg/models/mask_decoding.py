@@ -152,7 +152,7 @@ class _Scores:
         """(B, N, 128) float32 and (B or 1, 4096, 256) in, (B, heads, N, 4096) out in the image side's dtype."""
         batch, count = tokens.shape[:2]
         heads = _heads(tokens * self.scale)
-        of_positions = heads.transpose(0, 1).flatten(1, 2).to(keys.dtype) @ self.constant
+        of_positions = heads.transpose(0, 1).flatten(1, 2).to(keys.dtype) @ self.constant.to(keys.dtype)
         of_keys = _with_image((heads @ self.weight).flatten(1, 2).to(keys.dtype), keys.transpose(1, 2))
         of_positions = of_positions.unflatten(1, (batch, count)).transpose(0, 1)
         scores: Tensor = of_keys.unflatten(1, (HEADS, count)).add_(of_positions)
@@ -184,7 +184,6 @@ class _ImageToTokens:
         self.attention = attention
         self.scores = _Scores(attention.q_proj, positions, dtype)
         self.out_weight = attention.out_proj.weight.unflatten(1, (HEADS, -1)).permute(1, 2, 0)
-        self.out_bias = attention.out_proj.bias / HEADS
 
     def __call__(self, queries: Tensor, query_pe: Tensor, keys: Tensor, filling: Tensor | None) -> Tensor:
         """(B, N, 256) float32 twice and (B or 1, 4096, 256) in, (B, 4096, 256) out."""
@@ -193,7 +192,7 @@ class _ImageToTokens:
         if filling is not None:
             scores = scores + filling[:, None, :, None].to(scores.dtype)
         # the weights of each head add up to 1, so each brings its part of the bias
-        values = _heads(attention.v_proj(queries)) @ self.out_weight + self.out_bias
+        values = _heads(attention.v_proj(queries)) @ self.out_weight + attention.out_proj.bias / HEADS
         weights = scores.softmax(2).flatten(1, 2).transpose(1, 2)
         return torch.baddbmm(keys, weights, values.flatten(1, 2).to(keys.dtype))
 

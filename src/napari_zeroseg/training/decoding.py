@@ -28,6 +28,9 @@ class Decoding(Protocol):
 class TrainableDecoding(MaskDecoding):
     """Evaluate a SAM mask decoder so that gradients reach its parameters; made anew whenever these have changed.
 
+    What comes from the positions alone is computed once. Backward passes leave its gradients here, and :meth:`gather`
+    gives them to the parameters after the last one.
+
     Parameters
     ----------
     prompt_encoder, mask_decoder : torch.nn.Module
@@ -40,6 +43,17 @@ class TrainableDecoding(MaskDecoding):
         super().__init__(prompt_encoder, mask_decoder, device, dtype)
         # the inference form overwrites tensors that gradients need
         self._modules = mask_decoder.output_upscaling
+        scores = [part.scores for block in self._blocks for part in (block.to_image, block.to_tokens)]
+        self._of_positions = [(each, each.constant) for each in (*scores, self._final.scores)]
+        for each, constant in self._of_positions:
+            each.constant = constant.detach().float().requires_grad_(constant.requires_grad)
+
+    def gather(self) -> None:
+        """Give the parameters the gradients of all backward passes with respect to what comes from the positions."""
+        met = [(constant, each.constant.grad) for each, constant in self._of_positions]
+        met = [(constant, grad.to(constant.dtype)) for constant, grad in met if grad is not None]
+        if met:
+            torch.autograd.backward([constant for constant, _ in met], [grad for _, grad in met])
 
     def answer(self, embedding: Tensor, prompts: SparsePrompts) -> tuple[Tensor, Tensor]:
         """All four masks of each prompt.

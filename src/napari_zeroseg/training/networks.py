@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterator, Mapping
@@ -141,6 +142,7 @@ class Network:
         # an encoder that answers no prompts need not stay close to what the mask decoder knows
         self._encoder_rate = config.encoder_rate * (1.0 if config.trains_masks else NEW_RATE)
         self._lora: dict[str, LoraLinear] = {}
+        self._decoding: TrainableDecoding | None = None
         self._open(config)
         if config.recompute and self.trains_encoder:
             self._recompute()
@@ -168,9 +170,25 @@ class Network:
         return self._encoder_rate if name.startswith("image_encoder.") and self._part != "lora" else 1.0
 
     def decoding(self, seen: Seen) -> Decoding:
-        """The mask decoder as it is now, for one forward and backward pass on a patch."""
-        modules = self.modules
-        return TrainableDecoding(modules.prompt_encoder, modules.mask_decoder, self.model.device, self.model.dtype)
+        """The mask decoder as it is now, for forward and backward passes on a patch; see :meth:`passes`."""
+        if self._decoding is None:
+            modules, model = self.modules, self.model
+            self._decoding = TrainableDecoding(modules.prompt_encoder, modules.mask_decoder, model.device, model.dtype)
+        return self._decoding
+
+    @contextlib.contextmanager
+    def passes(self) -> Iterator[None]:
+        """Around all passes of a step: they share one decoding, which gives its gradients to the parameters behind."""
+        self._forget_decoding()
+        try:
+            yield
+            if self._decoding is not None:
+                self._decoding.gather()
+        finally:
+            self._forget_decoding()
+
+    def _forget_decoding(self) -> None:
+        self._decoding = None
 
     def embed(self, patches: Patches, patch: Patch, store: EmbeddingStore) -> Tensor:
         """(1, 256, 64, 64) float32: kept ones where the encoder stays as it is, else computed with gradients."""

@@ -124,7 +124,7 @@ class MaskTask:
         self._prompter = Prompter(network.modules.prompt_encoder, network.model.device)
         self._planned: tuple[int, list[list[Chunk]]] | None = None
         self._part = 1.0
-        self.at_once = PROMPTS_AT_ONCE
+        self.at_once = min(PROMPTS_AT_ONCE, network.model.prompts_at_once)
 
     def steps(self) -> int:
         """How many steps show every object once."""
@@ -144,7 +144,8 @@ class MaskTask:
         self._part = part
         chunks = self._of_step(number)
         count = sum(len(chunk.objects) for chunk in chunks)
-        return sum(self._learn(chunk, count) for chunk in self._processes.share(chunks)) / count
+        with self._network.passes():
+            return sum(self._learn(chunk, count) for chunk in self._processes.share(chunks)) / count
 
     def _of_step(self, number: int) -> list[Chunk]:
         epoch, place = divmod(number, self.steps())
