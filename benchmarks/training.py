@@ -223,9 +223,8 @@ def cached(options) -> None:
     for kind in ("centre", "box"):
         difference = compared(*(scores[name][kind] for name in ("encoding at every step", "kept embeddings")))
         print(f"{kind}: difference {difference['gain']:+.3f}, 95 % interval {difference['gain_interval']}")
-    print(
-        f"{options.steps} steps of {config.batch} objects; {plain_wall / wall:.1f} times, CPU {plain_cpu / cpu:.1f} times\n"
-    )
+    print(f"{options.steps} steps of {config.batch} objects: {plain_wall / wall:.1f} times as quick,", end=" ")
+    print(f"{plain_cpu / cpu:.1f} times by CPU time\n")
     head = ["way", "s an object", "CPU s an object", "s to encode ahead", "IoU by a click", "IoU by a box"]
     print(table(head, [[row[0], *(f"{value:.3f}" for value in row[1:])] for row in rows]))
 

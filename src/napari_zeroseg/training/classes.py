@@ -7,6 +7,7 @@ border), from which a watershed makes the objects; the depth is what separates t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.training.data import TrainingData, TrainingObject
+from napari_zeroseg.training.lengths import without_too_long
 from napari_zeroseg.training.losses import bce, dice
 from napari_zeroseg.training.networks import with_tensors
 from napari_zeroseg.training.patches import Cells, Seen
@@ -166,12 +168,16 @@ class ClassSegmenter:
         What encodes for the head, if it was trained with an encoder of its own; it answers no prompts.
     changed : mapping of str to Tensor
         Official names and tensors in which that encoder differs from the model's.
+    longest : float
+        Length in pixels above which a connected region is no object of the class, see
+        :mod:`napari_zeroseg.training.lengths`.
     """
 
     head: ClassHead
     side: int
     encoder: SamSegmenter | None = None
     changed: Mapping[str, Tensor] = field(default_factory=dict)
+    longest: float = math.inf
 
     def segment(self, model: SamSegmenter, view: View, told: Callable[[int, int], None] | None = None) -> ClassMap:
         """Find the class on a plane.
@@ -198,6 +204,7 @@ class ClassSegmenter:
             if told is not None:
                 told(number, len(fields))
         maps /= weights
+        maps[0] = without_too_long(maps[0], self.longest)
         return ClassMap(maps[0], instances_of(maps))
 
     def _look(self, model: SamSegmenter, view: View, field: Field) -> NDArray[np.float32]:
@@ -256,17 +263,19 @@ def class_segmenter_of(model: SamSegmenter) -> ClassSegmenter:
     head = ClassHead()
     head.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in changed})
     with safe_open(path, "pt") as file:
-        side = int((file.metadata() or {}).get("side", "0"))
+        told_of = file.metadata() or {}
+    side, longest = int(told_of.get("side", "0")), float(told_of.get("longest", "inf"))
     encoder = None
     if changed:
         name = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         encoder = with_tensors(model, {**weights_of(model.spec).tensors, **changed}, name)
-    return ClassSegmenter(head.eval().requires_grad_(False), side, encoder, changed)
+    return ClassSegmenter(head.eval().requires_grad_(False), side, encoder, changed, longest)
 
 
 def save_class(segmenter: ClassSegmenter, path: Path) -> None:
     """Write a class head, and what its own encoder has learnt, into one file."""
-    save_file({**segmenter.head.state_dict(), **segmenter.changed}, path, {"side": str(segmenter.side)})
+    told = {"side": str(segmenter.side), "longest": repr(segmenter.longest)}
+    save_file({**segmenter.head.state_dict(), **segmenter.changed}, path, told)
 
 
 def instances_of(maps: NDArray[np.float32]) -> NDArray[np.int32]:

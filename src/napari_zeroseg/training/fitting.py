@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -310,11 +310,12 @@ class Fitting:
         module.load_state_dict(
             {name.removeprefix(HEAD): value.cpu() for name, value in weights.items() if name.startswith(HEAD)}
         )
+        found = ClassSegmenter(module.eval().requires_grad_(False), self._bench.side, longest=self._bench.longest)
         if self._config.trains_encoder and not self._config.trains_masks:
             made = self._network.model_with(changed, name)
             assert isinstance(made, SamSegmenter)
-            return {}, ClassSegmenter(module.eval().requires_grad_(False), self._bench.side, made, changed)
-        return changed, ClassSegmenter(module.eval().requires_grad_(False), self._bench.side)
+            return {}, replace(found, encoder=made, changed=changed)
+        return changed, found
 
     def _save(self, trainer: Trainer) -> None:
         if self._fold is not None:
