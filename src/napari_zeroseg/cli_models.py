@@ -6,6 +6,8 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from napari_zeroseg.catalogue import ModelSpec
+    from napari_zeroseg.precision import PrecisionReport
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,19 @@ def add_commands(commands: Any) -> None:
         "verify", help="check a model's weights", description="Hash a model's files anew and compare."
     )
     verify.add_argument("key", metavar="KEY", help="see `zeroseg models`")
+    verify.add_argument(
+        "--masks",
+        action="store_true",
+        help="compare its masks in the precision that auto chooses with those in float32, which auto means from then "
+        "on where they differ",
+    )
+    verify.add_argument(
+        "--picture",
+        type=Path,
+        action="append",
+        metavar="IN",
+        help="to compare masks on (its middle plane; may be given several times; default: the samples)",
+    )
     verify.set_defaults(command=_verify)
     add = commands.add_parser(
         "add",
@@ -169,13 +185,35 @@ def _verify(options: argparse.Namespace) -> None:
     from napari_zeroseg.registry import verify
 
     report = verify(options.key)
+    fields = ("key", "ok", "sha256", "expected", "sentence")
+    told: dict[str, Any] = {"path": str(report.path), **{name: getattr(report, name) for name in fields}}
+    if report.ok and (options.masks or options.picture):
+        compared = _compared(options.key, options.picture or ())
+        told["masks"] = {**asdict(compared), "unchanged": compared.unchanged, "sentence": compared.sentence}
     if options.json:
-        fields = ("key", "ok", "sha256", "expected", "sentence")
-        print_out(json.dumps({"path": str(report.path), **{name: getattr(report, name) for name in fields}}, indent=2))
+        print_out(json.dumps(told, indent=2))
     if not report.ok:
         raise WeightsError(report.sentence)
     if not (options.json or options.quiet):
         print_out(report.sentence)
+        if "masks" in told:
+            print_out(told["masks"]["sentence"])
+
+
+def _compared(key: str, files: Sequence[Path]) -> PrecisionReport:
+    """Masks in two precisions on the middle planes of files, or of the samples."""
+    from napari_zeroseg.demo import samples
+    from napari_zeroseg.intensity import to_uint8
+    from napari_zeroseg.io.read import open_image
+    from napari_zeroseg.precision import compare_precisions
+
+    if files:
+        opened = [open_image(file) for file in files]
+        sources = [(one.planes(), one.metadata.get("contrast_limits")) for one in opened]
+    else:
+        sources = [(sample.planes, sample.limits) for sample in samples()]
+    pictures = [to_uint8(planes.read(len(planes) // 2), limits) for planes, limits in sources]
+    return compare_precisions(key, pictures)
 
 
 def _add(options: argparse.Namespace) -> None:

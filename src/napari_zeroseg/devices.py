@@ -89,6 +89,11 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[name]
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """The name by which a user chooses a dtype."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
 def _native_precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

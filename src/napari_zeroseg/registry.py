@@ -26,6 +26,7 @@ from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource
 from napari_zeroseg.weights.cards import OWN, cards, model_folder
+from napari_zeroseg.weights.precisions import needs_float32
 from napari_zeroseg.weights.repositories import SEE_REPOSITORY, of_repository
 from napari_zeroseg.weights.sources import ADDED
 
@@ -138,7 +139,8 @@ def load_model(
         "auto" (CUDA, else Apple's GPU, else the CPU), "cpu", "mps", "cuda", "cuda:1" or "openvino": the CPU, with the
         image encoder in OpenVINO (``pip install napari-zeroseg[openvino]``), which is converted once and kept.
     precision : str
-        "auto" (bf16 where the processor computes in it, else float32), "float32", "bf16" or "fp16".
+        "auto" (bf16 where the processor computes in it, else float32; float32 for weights that
+        :func:`napari_zeroseg.precision.compare_precisions` has seen to draw other masks), "float32", "bf16" or "fp16".
 
     Raises
     ------
@@ -168,13 +170,15 @@ def _check_room(spec: ModelSpec, device: str, precision: str) -> None:
 
 
 def _build(spec: ModelSpec, weights: Weights, device: str, precision: str) -> Segmenter:
-    from napari_zeroseg.devices import resolve_device, resolve_precision, wants_openvino
+    from napari_zeroseg.devices import precision_name, resolve_device, resolve_precision, wants_openvino
 
     through_openvino = wants_openvino(device)
     if through_openvino and not spec.has_openvino:
         raise DeviceError(f"{spec.title} does not run through OpenVINO: choose cpu as device.")
     chosen = resolve_device(device)
     dtype = resolve_precision(spec.auto_precision if precision == "auto" else precision, chosen)
+    if precision == "auto" and needs_float32(weights.sha256, chosen.type, precision_name(dtype)):
+        dtype = resolve_precision("float32", chosen)
     options = {"openvino": True} if through_openvino else {}
     with _blaming_the_package(spec):
         module, _, function = spec.factory.partition(":")

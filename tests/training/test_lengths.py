@@ -58,7 +58,7 @@ def test_what_is_held_back_or_ignored_is_not_measured() -> None:
         pair = TrainingPair(picture[None], labels[None])
         config = TrainingConfig("a", (pair,), labels_are="classes", **settings)  # type: ignore[arg-type]
         data = TrainingData(config)
-        held = settings.get("ignore") is None and ((0, 160, 0, 170, labels.shape[1]),) or ()
+        held = () if "ignore" in settings else ((0, 160, 0, 170, labels.shape[1]),)
         return longest_in(data, [0], 50, held)
 
     assert limit() == pytest.approx(limit(ignore=9))
