@@ -1,4 +1,4 @@
-"""Regions that are too long to be an object of the class."""
+"""Bands that are too long to be an object of the class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import TrainingData
-from napari_zeroseg.training.lengths import longest_in, longest_of, regions_of, without_too_long
+from napari_zeroseg.training.lengths import Proportions, lengths_of, proportions_in, proportions_of, without_bands
 
 ROD = 4 / math.sqrt(12)
 """Major axis of the ellipse with the moments of a thin rod, in lengths of the rod."""
@@ -23,43 +23,62 @@ def _rods(*lengths: int) -> np.ndarray:
     return plane
 
 
-def test_lengths_and_areas_of_regions() -> None:
-    numbers, lengths, areas = regions_of(_rods(30, 90) > 0)
-    assert numbers.max() == 2
-    np.testing.assert_allclose(lengths, [0, 30 * ROD, 90 * ROD], rtol=0.02)
-    np.testing.assert_array_equal(areas[1:], [150, 450])
-    assert not regions_of(np.zeros((4, 4), bool))[1].any()
+def test_lengths_of_parts() -> None:
+    np.testing.assert_allclose(lengths_of(_rods(30, 90)), [0, 30 * ROD, 90 * ROD], rtol=0.02)
+    np.testing.assert_array_equal(lengths_of(np.zeros((4, 4), np.int32)), [0])
 
 
-def test_the_limit_is_that_of_a_modified_z_score() -> None:
+def test_limits_are_those_of_a_modified_z_score() -> None:
     rng = np.random.default_rng(0)
-    lengths = np.exp(rng.normal(np.log(50), 0.7, 20_000))
-    assert longest_of(lengths) == pytest.approx(50 * np.exp(3.5 * 0.7), rel=0.05)
+    known = proportions_of(np.exp(rng.normal(np.log(50), 0.7, 20_000)))
+    assert known.longest == pytest.approx(50 * np.exp(3.5 * 0.7), rel=0.05)
+    assert known.long == pytest.approx(50 * np.exp(2 * 0.7), rel=0.05)
     # of examples that are alike, others may be five times as long
-    assert longest_of(np.full(20, 60.0)) == pytest.approx(60 * np.exp(3.5 * 0.5))
-    assert math.isinf(longest_of(np.full(9, 60.0)))
+    assert proportions_of(np.full(20, 60.0)).longest == pytest.approx(60 * np.exp(3.5 * 0.5))
+    assert proportions_of(np.full(9, 60.0)) == Proportions()
 
 
 def test_a_band_is_taken_back_and_objects_stay() -> None:
-    plane = _rods(20, 60, 150, 1000)
-    probability = np.where(plane > 0, 0.9, 0.1).astype(np.float32)
-    left = without_too_long(probability, longest_of(np.geomspace(20, 150, 30)))
-    np.testing.assert_array_equal(left > 0.5, (plane > 0) & (plane < 4))
-    np.testing.assert_array_equal(left[plane != 4], probability[plane != 4])
-    assert without_too_long(probability, math.inf) is probability
+    rods = _rods(20, 60, 150, 1000)
+    probability = np.where(rods > 0, 0.9, 0.1).astype(np.float32)
+    known = proportions_of(np.geomspace(20, 150, 30))
+    left = without_bands(probability, rods, known)
+    np.testing.assert_array_equal(left > 0.5, (rods > 0) & (rods < 4))
+    np.testing.assert_array_equal(left[rods != 4], probability[rods != 4])
+    # cut into pieces of which one is long it is a band all the same
+    pieces = rods.copy()
+    pieces[rods == 4] = 4 + (np.nonzero(rods == 4)[1] > 700)
+    np.testing.assert_array_equal(without_bands(probability, pieces, known) > 0.5, left > 0.5)
+    assert without_bands(probability, rods, Proportions()) is probability
+
+
+def test_many_objects_that_touch_are_no_band() -> None:
+    """Cells that were labelled apart lie side by side on another plane."""
+    rows, columns = np.indices((512, 512))
+    cells = (rows // 32 * 16 + columns // 32 + 1).astype(np.int32)
+    probability = np.full((512, 512), 0.9, np.float32)
+    known = proportions_of(np.full(40, 35.0))
+    assert known.longest < 512
+    np.testing.assert_array_equal(without_bands(probability, cells, known), probability)
+
+
+def _proportions(labels: np.ndarray, held: tuple[tuple[int, int, int, int, int], ...] = ()) -> Proportions:
+    picture = np.random.default_rng(0).integers(0, 255, labels.shape, np.uint8)
+    pair = TrainingPair(picture[None], labels[None])
+    return proportions_in(TrainingData(TrainingConfig("a", (pair,), labels_are="classes", ignore=9)), [0], 50, held)
 
 
 def test_what_is_held_back_or_ignored_is_not_measured() -> None:
     rods = _rods(*[20, 30] * 8, 400)
-    labels = np.where(rods == 17, 9, (rods > 0).astype(np.int32))
-    picture = np.random.default_rng(0).integers(0, 255, labels.shape, np.uint8)
+    labels = (rods > 0).astype(np.int32)
+    without = _proportions(np.where(rods == 17, 9, labels))
+    assert _proportions(labels, ((0, 160, 0, 170, labels.shape[1]),)) == without
+    assert without.longest < 25 * ROD * np.exp(3.5 * 0.6)
 
-    def limit(**settings: object) -> float:
-        pair = TrainingPair(picture[None], labels[None])
-        config = TrainingConfig("a", (pair,), labels_are="classes", **settings)  # type: ignore[arg-type]
-        data = TrainingData(config)
-        held = () if "ignore" in settings else ((0, 160, 0, 170, labels.shape[1]),)
-        return longest_in(data, [0], 50, held)
 
-    assert limit() == pytest.approx(limit(ignore=9))
-    assert limit() < 25 * ROD * np.exp(3.5 * 0.6)
+def test_objects_that_run_through_their_planes_have_no_known_length() -> None:
+    labels = (_rods(*[20, 30] * 8, 400) > 0).astype(np.int32)
+    through = labels[:, 3:403].copy()
+    assert np.count_nonzero(through[:, 0] & through[:, -1]) == 5
+    assert _proportions(through) == Proportions()
+    assert _proportions(labels) != Proportions()

@@ -137,9 +137,10 @@ class PaSamSegmenter(SamSegmenter):
     def _guided(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         """The (1, 256, 64, 64) embedding and the guiding features."""
         name = f"guide on {self.device}"
-        if name not in embedding.memo:
+        # decoders that were trained from one base share embeddings, and each guides in its own way
+        kept: tuple[PaMaskDecoder, Tensor, Tensor] | None = embedding.memo.get(name)
+        if kept is None or kept[0] is not self._decoder:
             image = torch.as_tensor(embedding.tensors["image"], device=self.device).float()
             guiding = torch.as_tensor(embedding.tensors["guiding"], device=self.device).float()
-            embedding.memo[name] = image, self._decoder.guide(guiding)
-        both: tuple[Tensor, Tensor] = embedding.memo[name]
-        return both
+            kept = embedding.memo[name] = self._decoder, image, self._decoder.guide(guiding)
+        return kept[1:]

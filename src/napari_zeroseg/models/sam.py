@@ -396,10 +396,15 @@ class SamSegmenter:
         return self._decoding.decode_above(side, image, prompts, slice(1, 4), threshold)
 
     def _sides(self, embeddings: Sequence[Embedding], prompts: SparsePrompts) -> tuple[Tensor, Tensor]:
-        """The (1 or B, 256, 64, 64) embeddings, and as the decoder wants them; the former counts with masks alone."""
+        """The (1 or B, 256, 64, 64) embeddings, and as the decoder wants them.
+
+        With masks the decoder looks at the former, else at the latter; the other one is that of the first prompt.
+        """
         sides = [self._sides_of(embedding) for embedding in embeddings]
-        together = shared([side for _, side in sides])
-        return sides[0][0] if prompts.masks is None else shared([image for image, _ in sides]), together
+        image, side = sides[0]
+        if prompts.masks is None:
+            return image, shared([side for _, side in sides])
+        return shared([image for image, _ in sides]), side
 
     def _sides_of(self, embedding: Embedding) -> tuple[Tensor, Tensor]:
         # the same model on another device may look at the same embedding

@@ -28,7 +28,7 @@ from napari_zeroseg.training.losses import MaskLoss, bce, border_of, dice
 from napari_zeroseg.training.networks import NEW_RATE, Network
 from napari_zeroseg.training.patches import Cells, Seen
 from napari_zeroseg.training.prompts import Mask
-from napari_zeroseg.training.tasks import Chunk, MaskTask
+from napari_zeroseg.training.tasks import MaskTask
 
 SAMPLES_FROM = 5 / 21
 """Part of a run after which cells are sampled: the paper's sixth epoch of 21."""
@@ -126,12 +126,12 @@ class AdapterTask(MaskTask):
         prompts: Sequence[Prompt],
         masks: Sequence[Mask],
         seen: Seen,
-        chunk: Chunk,
+        seed: int,
     ) -> Tensor:
-        """Sum of the losses of B prompts; chance comes from the chunk, so that a resumed run draws the same."""
+        """Sum of the losses of B prompts; chance comes from `seed`, so that a resumed run draws the same."""
         assert isinstance(decoding, AdapterDecoding)
         device = self._network.model.device
-        generator = torch.Generator(device).manual_seed(self._config.seed * 1_000_003 + chunk.number)
+        generator = torch.Generator(device).manual_seed(seed)
         samples = self._part >= SAMPLES_FROM
         answer = decoding.examine(image, sparse, GumbelTopK(generator=generator), samples)
         coarse, fine = cells_of(self._network.model, seen.shape), fine_cells(self._network.model, seen.shape)

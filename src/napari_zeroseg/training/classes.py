@@ -7,10 +7,10 @@ border), from which a watershed makes the objects; the depth is what separates t
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.training.data import TrainingData, TrainingObject
-from napari_zeroseg.training.lengths import without_too_long
+from napari_zeroseg.training.lengths import Proportions, without_bands
 from napari_zeroseg.training.losses import bce, dice
 from napari_zeroseg.training.networks import with_tensors
 from napari_zeroseg.training.patches import Cells, Seen
@@ -168,16 +168,15 @@ class ClassSegmenter:
         What encodes for the head, if it was trained with an encoder of its own; it answers no prompts.
     changed : mapping of str to Tensor
         Official names and tensors in which that encoder differs from the model's.
-    longest : float
-        Length in pixels above which a connected region is no object of the class, see
-        :mod:`napari_zeroseg.training.lengths`.
+    proportions : Proportions
+        Which bands are too long to be an object of the class.
     """
 
     head: ClassHead
     side: int
     encoder: SamSegmenter | None = None
     changed: Mapping[str, Tensor] = field(default_factory=dict)
-    longest: float = math.inf
+    proportions: Proportions = field(default_factory=Proportions)
 
     def segment(self, model: SamSegmenter, view: View, told: Callable[[int, int], None] | None = None) -> ClassMap:
         """Find the class on a plane.
@@ -204,8 +203,11 @@ class ClassSegmenter:
             if told is not None:
                 told(number, len(fields))
         maps /= weights
-        maps[0] = without_too_long(maps[0], self.longest)
-        return ClassMap(maps[0], instances_of(maps))
+        instances = instances_of(maps)
+        probability = without_bands(maps[0], instances, self.proportions)
+        if probability is not maps[0]:
+            instances[probability <= 0.5] = 0
+        return ClassMap(probability, instances)
 
     def _look(self, model: SamSegmenter, view: View, field: Field) -> NDArray[np.float32]:
         picture = view.picture[field.slices]
@@ -248,7 +250,7 @@ def segment_class(model: Segmenter, view: View) -> ClassMap:
 
 
 def class_segmenter_of(model: SamSegmenter) -> ClassSegmenter:
-    """Load what a fine-tuned model has learnt of its class.
+    """Load what a fine-tuned model has learnt of its class; kept as long as the model is.
 
     Raises
     ------
@@ -258,23 +260,37 @@ def class_segmenter_of(model: SamSegmenter) -> ClassSegmenter:
     path = model_folder(model.spec.key) / CLASS_HEAD
     if not path.is_file():
         raise InputError(f"{model.spec.title} has learnt no class: train one with --what class or class+all.")
+    changed_at = path.stat().st_mtime_ns
+    kept = _LOADED.get(model)
+    if kept is None or kept[0] != changed_at:
+        kept = _LOADED[model] = changed_at, _load_class(model, path)
+    return kept[1]
+
+
+_LOADED: WeakKeyDictionary[SamSegmenter, tuple[int, ClassSegmenter]] = WeakKeyDictionary()
+"""What was loaded, and when its file had changed; an encoder of its own takes seconds to build."""
+
+
+def _load_class(model: SamSegmenter, path: Path) -> ClassSegmenter:
     tensors = load_file(path)
     changed = {name: tensor for name, tensor in tensors.items() if name.startswith(ENCODER_PREFIX)}
     head = ClassHead()
     head.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in changed})
     with safe_open(path, "pt") as file:
         told_of = file.metadata() or {}
-    side, longest = int(told_of.get("side", "0")), float(told_of.get("longest", "inf"))
+    side = int(told_of.get("side", "0"))
+    proportions = Proportions(float(told_of.get("longest", "inf")), float(told_of.get("long", "inf")))
     encoder = None
     if changed:
         name = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         encoder = with_tensors(model, {**weights_of(model.spec).tensors, **changed}, name)
-    return ClassSegmenter(head.eval().requires_grad_(False), side, encoder, changed, longest)
+    return ClassSegmenter(head.eval().requires_grad_(False), side, encoder, changed, proportions)
 
 
 def save_class(segmenter: ClassSegmenter, path: Path) -> None:
     """Write a class head, and what its own encoder has learnt, into one file."""
-    told = {"side": str(segmenter.side), "longest": repr(segmenter.longest)}
+    known = segmenter.proportions
+    told = {"side": str(segmenter.side), "longest": repr(known.longest), "long": repr(known.long)}
     save_file({**segmenter.head.state_dict(), **segmenter.changed}, path, told)
 
 

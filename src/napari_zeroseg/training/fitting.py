@@ -310,7 +310,8 @@ class Fitting:
         module.load_state_dict(
             {name.removeprefix(HEAD): value.cpu() for name, value in weights.items() if name.startswith(HEAD)}
         )
-        found = ClassSegmenter(module.eval().requires_grad_(False), self._bench.side, longest=self._bench.longest)
+        known = self._bench.proportions
+        found = ClassSegmenter(module.eval().requires_grad_(False), self._bench.side, proportions=known)
         if self._config.trains_encoder and not self._config.trains_masks:
             made = self._network.model_with(changed, name)
             assert isinstance(made, SamSegmenter)

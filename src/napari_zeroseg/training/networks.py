@@ -138,6 +138,8 @@ class Network:
         # statistics of BatchNorm stay those of the base: a few windows are no basis for others
         self.modules.eval().requires_grad_(False)
         self.modules.to(loaded.device)
+        # half precision has too few digits for gradients without scaling the loss
+        self.dtype = torch.float32 if loaded.dtype == torch.float16 else loaded.dtype
         self._part = config.encoder_part
         # an encoder that answers no prompts need not stay close to what the mask decoder knows
         self._encoder_rate = config.encoder_rate * (1.0 if config.trains_masks else NEW_RATE)
@@ -172,8 +174,8 @@ class Network:
     def decoding(self, seen: Seen) -> Decoding:
         """The mask decoder as it is now, for forward and backward passes on a patch; see :meth:`passes`."""
         if self._decoding is None:
-            modules, model = self.modules, self.model
-            self._decoding = TrainableDecoding(modules.prompt_encoder, modules.mask_decoder, model.device, model.dtype)
+            modules, device = self.modules, self.model.device
+            self._decoding = TrainableDecoding(modules.prompt_encoder, modules.mask_decoder, device, self.dtype)
         return self._decoding
 
     @contextlib.contextmanager
@@ -197,7 +199,7 @@ class Network:
         picture = patches.see(patch).picture
         pixels = self.model.pipeline.pixels(picture).to(self.model.device)
         kind = self.model.device.type
-        with torch.autocast(kind, self.model.dtype, enabled=self.model.dtype != torch.float32):
+        with torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32):
             image: Tensor = self.modules.image_encoder(pixels)
         return image.float()
 
@@ -214,7 +216,8 @@ class Network:
         tensors = {name: value for name, value in values.items() if ".lora_" not in name}
         for name, layer in self._lora.items():
             down, up = values[f"{name}.lora_down"], values[f"{name}.lora_up"]
-            tensors[f"{name}.weight"] = layer.weight.detach() + layer.scale * up @ down
+            weight = layer.weight.detach()
+            tensors[f"{name}.weight"] = weight + layer.scale * up.to(weight.device) @ down.to(weight.device)
         return {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
 
     def model_with(self, changed: Mapping[str, Tensor], name: str) -> SamSegmenter:
@@ -238,7 +241,8 @@ class Network:
         """The base's modules with its weights."""
         modules = network_of(spec)
         load_strictly(modules, tensors, spec.title)
-        return modules
+        # a network without memory of its own was given the tensors themselves, which must stay the base's
+        return copy.deepcopy(modules)
 
     def _open(self, config: TrainingConfig) -> None:
         self.modules.mask_decoder.requires_grad_(config.trains_masks)

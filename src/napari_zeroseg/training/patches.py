@@ -56,15 +56,19 @@ class Seen:
         return self.picture.nbytes + self.objects.nbytes
 
 
-def near(data: TrainingData, one: TrainingObject) -> Field:
-    """The window in which inference looks at an object from near, or for a box around it."""
-    return tiling.window_for(data.planes[one.plane].shape, one.box)
+def near(data: TrainingData, one: TrainingObject, whole_picture: bool = False) -> Field:
+    """The window in which inference looks at an object from near, or for a box around it.
+
+    A model for `whole_picture` sees the plane.
+    """
+    shape = data.planes[one.plane].shape
+    return tiling.whole(shape) if whole_picture else tiling.window_for(shape, one.box)
 
 
-def far(data: TrainingData, one: TrainingObject) -> Field:
+def far(data: TrainingData, one: TrainingObject, whole_picture: bool = False) -> Field:
     """The window in which inference looks at a click from afar."""
     shape = data.planes[one.plane].shape
-    if max(shape) <= tiling.LARGE_PLANE:
+    if whole_picture or max(shape) <= tiling.LARGE_PLANE:
         return tiling.whole(shape)
     return tiling.window_for(shape, one.box, at_least=2 * tiling.SMALLEST_SIDE)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.models.prompt_embedding import SparsePrompts
 from napari_zeroseg.planes import is_flat
 from napari_zeroseg.prompts import Prompt
@@ -136,8 +137,13 @@ class MaskTask:
 
     def windows(self) -> Iterable[tuple[int, Field]]:
         """Each object from near and from afar."""
-        data = self._patches.data
-        return [(one.plane, field) for one in self._objects for field in (near(data, one), far(data, one))]
+        return [(one.plane, field) for one in self._objects for field in (self._near(one), self._far(one))]
+
+    def _near(self, one: TrainingObject) -> Field:
+        return near(self._patches.data, one, self._network.model.spec.whole_picture)
+
+    def _far(self, one: TrainingObject) -> Field:
+        return far(self._patches.data, one, self._network.model.spec.whole_picture)
 
     def step(self, number: int, part: float = 1.0) -> float:
         """Learn the objects of step `number`, counted over all epochs."""
@@ -161,7 +167,7 @@ class MaskTask:
         for one in self._objects:
             kind = draw(self._prompts, rng)
             from_near = kind in ("box", "loose_box", "mask") or rng.random() < NEAR_SHARE
-            field = near(self._patches.data, one) if from_near else far(self._patches.data, one)
+            field = self._near(one) if from_near else self._far(one)
             drawn = int(rng.integers(config.variants))
             if config.trains_encoder:  # which is run on a window once for all objects there
                 shared = np.random.default_rng([config.seed, 5, epoch, one.plane, *field])
@@ -222,7 +228,8 @@ class MaskTask:
             return None
         prompts = [self._prompt(kind, mask, rng, seen, image, decoding) for kind, mask in shown]
         sparse = self._prompter(prompts, self._network.model.pipeline.frame(seen.shape))
-        return self._judged(decoding, image, sparse, prompts, [mask for _, mask in shown], seen, chunk)
+        seed = int(rng.integers(2**62))  # drawn from the same chance as the prompts, so that a resumed run has the same
+        return self._judged(decoding, image, sparse, prompts, [mask for _, mask in shown], seen, seed)
 
     def _judged(
         self,
@@ -232,7 +239,7 @@ class MaskTask:
         prompts: Sequence[Prompt],
         masks: Sequence[Mask],
         seen: Seen,
-        chunk: Chunk,
+        seed: int,
     ) -> Tensor:
         """Sum of the losses of B prompts: a click is answered by three candidates, anything else by the single mask."""
         assert isinstance(decoding, TrainableDecoding)
@@ -313,6 +320,10 @@ class ClassTask:
         data = patches.data
         self._windows = [(plane, field) for plane in planes for field in fields_of(data.planes[plane].shape, side)]
         self._windows = [(plane, field) for plane, field in self._windows if not _is_flat(patches, plane, field)]
+        if not self._windows:
+            raise InputError(
+                "All planes to learn the class from are of one single value: choose pictures that show something."
+            )
 
     def steps(self) -> int:
         """How many steps show every window once."""
@@ -340,7 +351,7 @@ class ClassTask:
             target, weight = targets_of(seen, cells_of(self._network.model, seen.shape))
             image = self._network.embed(self._patches, patch, self._store)
             picture = picture_of(self._network.model.pipeline.pixels(np.ascontiguousarray(seen.picture)))
-            maps = maps_of(self._head, image, picture.to(device), self._network.model.dtype)
+            maps = maps_of(self._head, image, picture.to(device), self._network.dtype)
             loss = class_loss(maps, target[None].to(device), weight[None].to(device))
             (loss / CLASS_BATCH).backward()
             total += float(loss.detach())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from napari_zeroseg.training.bases import ADAPTER, reads_words
 from napari_zeroseg.training.classes import ClassHead, side_for
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
-from napari_zeroseg.training.lengths import longest_in
+from napari_zeroseg.training.lengths import proportions_in
 from napari_zeroseg.training.loop import steps_of
 from napari_zeroseg.training.networks import Learner, Network
 from napari_zeroseg.training.patches import Patch, Patches
@@ -57,11 +56,12 @@ class Workbench:
         # embeddings of weights that change are of no use afterwards
         self.passing = EmbeddingStore(None, settings.memory_bytes // 4) if config.trains_encoder else self.store
         self.objects = list(data.objects) if everything else objects_of(data, split.train)
-        planes = sorted({one.plane for one in self.objects}) if everything else list(split.train_planes)
+        planes = list(range(len(data.planes))) if everything else list(split.train_planes)
         self._held = () if everything else split.held
         self.patches = Patches(data, config.seed, self._held)
         self.head, self.side = self._new_head()
-        self.longest = math.inf if self.head is None else longest_in(data, planes, config.min_pixels, self._held)
+        known = () if self.head is None else planes
+        self.proportions = proportions_in(data, known, config.min_pixels, self._held)
         self.tasks = self._make_tasks(planes)
         self.judge = self._new_judge()
 
