@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 
 # OpenMP reads this once, when torch loads it. Waiting threads that spin take the processor from the window and from
 # other programs; on a busy machine they slow the model itself down several times.
@@ -117,6 +118,18 @@ def free_memory(device: torch.device) -> int | None:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def peak_memory() -> int:
+    """Most memory that this process has had so far, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most if sys.platform == "darwin" else most * 1024)
 
 
 def check_room(needed: int, device: torch.device, title: str, instead: str) -> None:

@@ -34,9 +34,11 @@ class Estimate:
     free_bytes : int
         What the device had before the measurement; 0 if unknown.
     steps, steps_per_epoch : int
-        Steps in all, and those that show every object once.
+        Steps of a training, and those that show every object once.
     seconds_encoding, seconds_per_step : float
         The encoder's run over everything before the first step, and a step; validation comes to about a fifth more.
+    trainings : int
+        More than one for small sets, of which each block is held back in turn.
     """
 
     memory_bytes: int
@@ -45,11 +47,12 @@ class Estimate:
     steps_per_epoch: int
     seconds_encoding: float
     seconds_per_step: float
+    trainings: int = 1
 
     @property
     def seconds(self) -> float:
         """All of it."""
-        return self.seconds_encoding + _WITH_VALIDATION * self.steps * self.seconds_per_step
+        return self.seconds_encoding + _WITH_VALIDATION * self.trainings * self.steps * self.seconds_per_step
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -82,7 +85,7 @@ def estimate(config: TrainingConfig) -> Estimate:
     """
     from napari_zeroseg.devices import free_memory, resolve_device
     from napari_zeroseg.training.data import TrainingData, check_enough
-    from napari_zeroseg.training.split import split_for
+    from napari_zeroseg.training.split import folds, split_for
 
     data = TrainingData(config)
     check_enough(data, config)
@@ -90,6 +93,9 @@ def estimate(config: TrainingConfig) -> Estimate:
     free = free_memory(resolve_device(config.device)) or 0
     from napari_zeroseg.training.workbench import Workbench
 
+    trainings = 1 + len(folds(data, config, split))
+    if config.minutes is not None:
+        config = replace(config, minutes=config.minutes / trainings)
     bench = Workbench(config, data, split)
     ahead = bench.patches_ahead()
     start = time.perf_counter()
@@ -97,4 +103,5 @@ def estimate(config: TrainingConfig) -> Estimate:
         bench.encode(patch)
     encoding = (time.perf_counter() - start) / 2 * len(ahead)
     per_step = bench.step_seconds()
-    return Estimate(bench.memory_bytes(), free, bench.steps(per_step), bench.steps_per_epoch, encoding, per_step)
+    steps, epoch = bench.steps(per_step), bench.steps_per_epoch
+    return Estimate(bench.memory_bytes(), free, steps, epoch, encoding, per_step, trainings)

@@ -5,7 +5,6 @@ Everything random is drawn from the seed and the number of the step, so that not
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_zeroseg.devices import is_out_of_memory, release
-from napari_zeroseg.errors import DeviceMemoryError, InputError, ReadError, WriteError
+from napari_zeroseg.devices import is_out_of_memory
+from napari_zeroseg.errors import InputError, ReadError, WriteError
 from napari_zeroseg.training.classes import ClassHead
 from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.ladder import too_little, within_memory
 from napari_zeroseg.training.networks import NEW_RATE, Learner
 from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.tasks import MaskTask, Task
-
-_log = logging.getLogger(__name__)
 
 HEAD = "class_head."
 """Before the names of the class head's parameters."""
@@ -84,6 +82,7 @@ class Trainer:
             **({} if head is None else {HEAD + name: parameter for name, parameter in head.named_parameters()}),
         }
         self._optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay, foreach=True)
+        self._rate = 0.0
         self._mean = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def step(self) -> StepReport:
@@ -107,10 +106,10 @@ class Trainer:
                     f"than {self._config.learning_rate:g}, or with precision float32."
                 )
             )
-        self._optimizer.step()
+        self._change()
         self.done += 1
         self._average()
-        return StepReport(losses, float(self._optimizer.param_groups[0]["lr"]), norm)
+        return StepReport(losses, self._rate, norm)
 
     def weights(self) -> dict[str, Tensor]:
         """Trained parameters by name: their running mean, or as they are where there is none."""
@@ -159,7 +158,6 @@ class Trainer:
             else:
                 place, factor = int(name.startswith("image_encoder.")), self._network.rate_of(name)
             groups.setdefault((place, factor), []).append(parameter)
-        # decoder first: its rate is the one that is told
         rates = [(self._config.learning_rate * factor, groups[place, factor]) for place, factor in sorted(groups)]
         return [{"params": chosen, "lr": rate, "highest": rate} for rate, chosen in rates]
 
@@ -171,32 +169,29 @@ class Trainer:
         else:
             passed = (self.done - rising) / max(1, self.steps - rising)
             part = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * min(1.0, passed))) / 2
+        self._rate = self._config.learning_rate * part
         for group in self._optimizer.param_groups:
             group["lr"] = group["highest"] * part
 
     def _gradients(self) -> dict[str, float]:
-        while True:
-            self._optimizer.zero_grad(set_to_none=True)
-            try:
-                return {name: task.step(self.done, self.done / self.steps) for name, task in self._tasks.items()}
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._make_smaller(error)
+        def steps() -> dict[str, float]:
+            self._forget()
+            return {name: task.step(self.done, self.done / self.steps) for name, task in self._tasks.items()}
 
-    def _make_smaller(self, error: BaseException) -> None:
         device = self._network.model.device
-        release(device)
-        task = self._tasks.get("masks")
-        if not isinstance(task, MaskTask) or task.at_once == 1:
-            reduced = ", even with one prompt at a time" if isinstance(task, MaskTask) else ""
-            decoder = "train the decoder alone, " if self._network.trains_encoder else ""
-            raise DeviceMemoryError(
-                f"{device} ran out of memory in a training step{reduced}: {decoder}choose a smaller base or the CPU, "
-                "or close other programs that use the device."
-            ) from error
-        task.at_once //= 2
-        _log.warning("%s is short of memory: %d prompts are answered at a time from now on.", device, task.at_once)
+        return within_memory(steps, self._tasks.values(), self._config, device, self._forget)
+
+    def _forget(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _change(self) -> None:
+        """Let the optimiser change the parameters; at the first step it takes twice their memory."""
+        try:
+            self._optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._processes.known_to_all(too_little(self._config, self._network.model.device)) from error
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from napari_zeroseg.devices import peak_memory
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.registry import find_model
 from napari_zeroseg.settings import Settings
@@ -15,6 +16,7 @@ from napari_zeroseg.training.bases import ADAPTER, reads_words
 from napari_zeroseg.training.classes import ClassHead, side_for
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
+from napari_zeroseg.training.ladder import within_memory
 from napari_zeroseg.training.lengths import proportions_in
 from napari_zeroseg.training.loop import steps_of
 from napari_zeroseg.training.networks import Learner, Network
@@ -79,17 +81,27 @@ class Workbench:
 
     def step_seconds(self) -> float:
         """Seconds of a step without its validation; the gradients are thrown away."""
-        for task in self.tasks.values():
-            task.step(0)
+        # what these steps look at is encoded first, where it is encoded once; else one step warms up
+        for number in (0,) if self.config.trains_encoder else (0, 1, 2):
+            self._try(number)
         start = time.perf_counter()
-        for task in self.tasks.values():
-            task.step(1)
-            task.step(2)
+        for number in (1, 2):
+            self._try(number)
         seconds = (time.perf_counter() - start) / 2
+        self._forget()
+        return seconds
+
+    def _try(self, number: int) -> None:
+        def steps() -> None:
+            for task in self.tasks.values():
+                task.step(number)
+
+        within_memory(steps, self.tasks.values(), self.config, self.network.model.device, self._forget)
+
+    def _forget(self) -> None:
         for module in (module for task in self.tasks.values() for module in task.trained()):
             module.zero_grad(set_to_none=True)
         self.network.modules.zero_grad(set_to_none=True)
-        return seconds
 
     def steps(self, seconds: float) -> int:
         """How many steps the run does, where one takes so many seconds."""
@@ -101,15 +113,18 @@ class Workbench:
         return max(task.steps() for task in self.tasks.values())
 
     def memory_bytes(self) -> int:
-        """Peak so far: of the GPU, or of this process on a CPU."""
+        """Peak so far, of the GPU or of this process on a CPU, and what the optimiser will take beside it."""
         device = self.network.model.device
+        parameters = [*self.network.encoder_parameters(), *self.network.decoder_parameters()]
+        count = sum(parameter.numel() for _, parameter in parameters)
+        count += 0 if self.head is None else sum(parameter.numel() for parameter in self.head.parameters())
+        # two moments and the running mean of the weights, in float32
+        optimiser = 3 * 4 * count
         if device.type == "cuda":
-            return int(torch.cuda.max_memory_reserved(device))
+            return int(torch.cuda.max_memory_reserved(device)) + optimiser
         if device.type == "mps":
-            return int(torch.mps.driver_allocated_memory())
-        import psutil
-
-        return int(psutil.Process().memory_info().rss)
+            return int(torch.mps.driver_allocated_memory()) + optimiser
+        return peak_memory() + optimiser
 
     def _new_head(self) -> tuple[ClassHead | None, int]:
         if not self.config.trains_class:
