@@ -281,6 +281,32 @@ def test_what_is_computed_again_is_the_same() -> None:
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
+@pytest.mark.slow
+def test_a_model_that_was_made_before_a_kill_is_found_by_its_run_alone(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = short(prompts={"box": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_zeroseg.training.result._furnish", full)
+        with pytest.raises(WriteError, match="--resume writes the model"):
+            train(config, out=tmp_path / "run")
+    assert "mine" not in {spec.key for spec in zs.list_models()}
+    trained = train(tmp_path / "run", resume=True)
+    folder = RunFolder(trained.run)
+    folder.write_status("running", name="mine")  # as if it had been killed here
+    again = train(folder.path, resume=True)
+    assert again.card == trained.card == json.loads(json.dumps(again.card))
+    assert folder.status()["state"] == "done"
+    assert [event["event"] for event in folder.read_events()][-2:] == ["done", "done"]
+    other = new_run(replace(config, name="mine"), tmp_path / "other")
+    with pytest.raises(InputError, match="already"):
+        train(other.path, resume=True)
+
+
 def test_a_run_for_tensorboard(short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

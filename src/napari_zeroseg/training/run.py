@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import CancelledError, InputError, ZerosegError
 from napari_zeroseg.locks import only_run_on
@@ -23,7 +23,7 @@ from napari_zeroseg.training.events import Control, Events, Listener, Unheard, p
 from napari_zeroseg.training.folder import RunFolder, new_run, open_run
 from napari_zeroseg.training.launch import Launch
 from napari_zeroseg.training.processes import ALONE, LostError, Processes
-from napari_zeroseg.training.result import TrainedModel, check_name, register
+from napari_zeroseg.training.result import TrainedModel, check_name, made_by, register
 from napari_zeroseg.training.split import Split, folds, split_for
 
 if TYPE_CHECKING:
@@ -177,6 +177,9 @@ class Work:
 
     def _go(self) -> TrainedModel:
         together = self.processes.together
+        there = self.processes.lead(self._made)
+        if there is not None:
+            return there
         config = self.processes.placed(self.config)
         data, split = together(partial(self._looked_at, config))
         # torch comes here, when everything that needs none has been seen to be right
@@ -193,6 +196,11 @@ class Work:
             made = partial(Fitting, self, config, data, turn, fold=number, steps=fitted.steps)
             turned.append(together(made).go())
         return self.processes.lead(lambda: self._finish(data, split, fitted, turned))
+
+    def _made(self) -> TrainedModel | None:
+        """What this very run had made already when it was killed before it could say so."""
+        card = made_by(self.folder.path, self.config.table(), self.config.name)
+        return None if card is None else self._done(card)
 
     def _looked_at(self, config: TrainingConfig) -> tuple[TrainingData, Split]:
         check_name(config.name)
@@ -252,6 +260,7 @@ class Work:
         card = {
             "form": 1,
             "name": self.config.name,
+            "run": str(self.folder.path),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "version": version("napari-zeroseg"),
             "verdict": sentence,
@@ -290,9 +299,15 @@ class Work:
         if head is not None:
             extra[head.name] = head
         register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside)
-        self.folder.write_status("done", name=self.config.name, verdict=sentence)
-        self.events("done", key=self.config.name, better=better, verdict=sentence, masks=masks, **{"class": found})
-        return TrainedModel(self.config.name, plain(card), better, self.folder.path)
+        return self._done(plain(card))
+
+    def _done(self, card: dict[str, Any]) -> TrainedModel:
+        """Say that the model is in the list, to whoever waits for it."""
+        better, verdict = bool(card["better"]), str(card["verdict"])
+        self.folder.write_status("done", name=self.config.name, verdict=verdict)
+        figures = {"masks": card["masks"], "class": card["class"]}
+        self.events("done", key=self.config.name, better=better, verdict=verdict, **figures)
+        return TrainedModel(self.config.name, card, better, self.folder.path)
 
     def _extra_files(self) -> list[Path]:
         previews = sorted(self.folder.previews.glob("*.png"))[-1:]
