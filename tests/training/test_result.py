@@ -184,3 +184,12 @@ def test_the_verdict_says_when_figures_say_nothing() -> None:
     assert not better
     assert "use it" in text
     assert "Worse for tight box" in text
+
+
+def test_a_class_alone_is_not_called_better_and_has_its_interval() -> None:
+    figures = {"planes": 5, "iou": 0.8, "iou_interval": [0.7, 0.9], "dice": 0.85}
+    for text in (cards.verdict({}, figures)[1], cards.as_text({**CARD, "class": figures})):
+        assert "foreground IoU 0.800 on 5 planes held back (95 % interval 0.700 to 0.900)" in text
+        assert "etter than" not in text
+    one = cards.verdict({}, {**figures, "planes": 1, "iou_interval": [0.0, 1.0]})[1]
+    assert "1 plane held back, which says nothing" in one

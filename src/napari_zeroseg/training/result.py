@@ -141,14 +141,20 @@ def register(
             # what learnt from weights is bound by their licence
             hashes = {inside: hash_again(folder / inside) for inside in beside}
             _furnish(name, "a training run", hashes, base.licence, base.licence_note)
+    except WriteError as error:
+        raise _no_room(home, error) from error
     except (OSError, SafetensorError) as error:
-        if isinstance(error, ZerosegError) and type(error) is not WriteError:
+        if isinstance(error, ZerosegError):
             raise
-        raise WriteError(
-            f"The model could not be written to {home} ({error}): make room there; the run's folder keeps the weights, "
-            "and --resume writes the model."
-        ) from error
+        raise _no_room(home, error) from error
     return find_model(spec.key)
+
+
+def _no_room(home: Path, error: Exception) -> WriteError:
+    return WriteError(
+        f"The model could not be written to {home} ({error}): make room there; the run's folder keeps the weights, and "
+        "--resume writes the model."
+    )
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from napari_zeroseg.training.split import Split, folds, split_for
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
+    from napari_zeroseg.training.figures import Figures
     from napari_zeroseg.training.fitting import Fitted
 
 _log = logging.getLogger(__name__)
@@ -191,11 +192,27 @@ class Work:
         first = together(lambda: Fitting(self, config, data, split, final=bool(turns)))
         self._begin(data, split, bool(turns))
         fitted = first.go()
-        turned = []
+        turned = self._turned(config, data, turns, fitted.steps)
+        held = turns or [split]
+        return self.processes.lead(lambda: self._finish(data, held, fitted, turned))
+
+    def _turned(self, config: TrainingConfig, data: TrainingData, turns: Sequence[Split], steps: int) -> list[Figures]:
+        """The figures of each block that is held back in turn; those that are known already are not computed again."""
+        from napari_zeroseg.training.figures import keep_figures, kept_figures
+        from napari_zeroseg.training.fitting import Fitting
+
+        lead, found = self.processes.lead, []
+        fingerprint = lead(data.fingerprint) if turns else ""
         for number, turn in enumerate(turns):
-            made = partial(Fitting, self, config, data, turn, fold=number, steps=fitted.steps)
-            turned.append(together(made).go())
-        return self.processes.lead(lambda: self._finish(data, split, fitted, turned))
+            made_of = plain({"data": fingerprint, "settings": self.config.table(), "steps": steps, "held": turn.report})
+            path = self.folder.block(number)
+            figures = lead(partial(kept_figures, path, made_of))
+            if figures is None:
+                fit = partial(Fitting, self, config, data, turn, fold=number, steps=steps)
+                figures = self.processes.together(fit).go().figures  # and not its network, which takes memory
+                lead(partial(keep_figures, path, made_of, figures))
+            found.append(figures)
+        return found
 
     def _made(self) -> TrainedModel | None:
         """What this very run had made already when it was killed before it could say so."""
@@ -248,15 +265,18 @@ class Work:
             held_back=split.sentence,
         )
 
-    def _finish(self, data: TrainingData, split: Split, fitted: Fitted, turned: Sequence[Fitted]) -> TrainedModel:
-        from napari_zeroseg.training.fitting import figures_of, learnt_file
+    def _finish(
+        self, data: TrainingData, held: Sequence[Split], fitted: Fitted, turned: Sequence[Figures]
+    ) -> TrainedModel:
+        from napari_zeroseg.training.figures import figures_of
+        from napari_zeroseg.training.fitting import learnt_file
 
-        masks, found = figures_of(turned or [fitted])
+        split = held[0]
+        masks, found = figures_of(turned or [fitted.figures])
         better, sentence = cards.verdict(masks, found, bool(self.config.words))
         if not better:
             self.events("warning", message=sentence)
         base = fitted.network.model.spec
-        objects = sum(len(one.split.report) for one in turned) if turned else len(split.report)
         card = {
             "form": 1,
             "name": self.config.name,
@@ -281,7 +301,7 @@ class Work:
             "split": {
                 "held_back": "each block in turn" if turned else split.sentence,
                 "train_objects": len(data.objects) if turned else len(split.train),
-                "report_objects": objects,
+                "report_objects": sum(len(one.report) for one in held),
                 "note": _note(split, bool(turned)),
             },
             "masks": masks,
