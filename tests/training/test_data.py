@@ -151,6 +151,23 @@ def test_a_block_is_held_back_with_a_gap() -> None:
     assert max(learnt) < min(choose) < min(report)
 
 
+def test_held_back_planes_without_an_object_are_held_back_too() -> None:
+    labels = squares(20, 12)
+    labels[[16, 19]] = 0
+    config = TrainingConfig(
+        "a", (TrainingPair(np.zeros(labels.shape, np.uint8), labels, planes="0:20"),), min_pixels=10
+    )
+    split = split_for(TrainingData(config), config)
+    assert set(split.choose_planes) | set(split.report_planes) >= {16, 19}
+    assert not set(split.train_planes) & {16, 19}
+    small = squares(8, 3)
+    small[7] = 0
+    config = TrainingConfig("a", (TrainingPair(np.zeros(small.shape, np.uint8), small, planes="0:8"),), min_pixels=10)
+    data = TrainingData(config)
+    turns = folds(data, config, split_for(data, config))
+    assert sorted(plane for turn in turns for plane in turn.report_planes) == list(range(8))
+
+
 def test_a_single_plane_is_parted_by_a_strip() -> None:
     data = data_of(squares(1, 36))
     split = split_for(data, TrainingConfig("a", (("x", "y"),)))

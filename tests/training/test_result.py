@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WeightsError, WriteError
 from napari_zeroseg.registry import find_model, remove_model, verify
 from napari_zeroseg.training import card as cards
+from napari_zeroseg.training import result
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.result import register
+from napari_zeroseg.weights.cards import CLASS_HEAD, model_folder, read_card
 
 CARD = {
     "name": "mine",
@@ -33,11 +36,83 @@ CARD = {
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
+def network() -> Network:
+    """The embedded model, ready to learn."""
+    return Network(TrainingConfig("a", (("x", "y"),), device="cpu", precision="float32"))
+
+
+@pytest.fixture
+def mine(network: Network, tmp_path: Path) -> Path:
     """A model in the list, with a card, exported."""
-    network = Network(TrainingConfig("a", (("x", "y"),), device="cpu", precision="float32"))
     register("mine", network.model.spec, network.form, network.base_tensors, CARD, {})
     return zs.export_model("mine", tmp_path / "mine")
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["cards.write", "_laid", "add_checkpoint", "_furnish"])
+def test_what_cannot_be_written_whole_is_not_listed(
+    network: Network, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    given = ("mine", network.model.spec, network.form, network.base_tensors, CARD, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(f"napari_zeroseg.training.result.{step}", _full)
+        with pytest.raises(WriteError, match="--resume writes the model"):
+            register(*given)
+    assert "mine" not in {spec.key for spec in zs.list_models()}
+    assert not model_folder("mine").exists()
+    register(*given)
+    assert verify("mine").ok
+
+
+@pytest.mark.parametrize("step", ["_laid", "_furnish"])
+def test_what_cannot_be_imported_whole_is_not_listed(mine: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(f"napari_zeroseg.training.result.{step}", _full)
+        with pytest.raises(WriteError, match="make room"):
+            zs.import_model(mine, "theirs")
+    assert not model_folder("theirs").exists()
+    assert zs.import_model(mine, "theirs").key == "theirs"
+
+
+def test_a_model_of_that_name_is_never_replaced(network: Network, mine: Path) -> None:
+    with pytest.raises(InputError, match="already"):
+        register("mine", network.model.spec, network.form, network.base_tensors, {**CARD, "verdict": "Other."}, {})
+    assert cards.read("mine")["verdict"] == "Fine."
+
+
+def test_a_class_may_have_an_encoder_of_twice_the_size(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of half precision beside an encoder in single precision."""
+    monkeypatch.setattr(result, "_LARGEST_COMPANION", 1_000_000)
+    base = network.base_tensors.items()
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in base}
+    head = tmp_path / "head"
+    head.write_bytes(bytes(2 * sum(value.nbytes for value in halves.values())))
+    register("mine", network.model.spec, network.form, halves, CARD, {CLASS_HEAD: head})
+    file = zs.export_model("mine", tmp_path / "mine")
+    zs.import_model(file, "theirs")
+    assert verify("theirs").ok
+    monkeypatch.setattr(result, "_LARGEST_COMPANION", -1_000_000)
+    with pytest.raises(ReadError, match="too large"):
+        zs.import_model(file, "others")
+
+
+def test_a_run_knows_the_model_that_it_made(network: Network, tmp_path: Path) -> None:
+    card = {**CARD, "run": str(tmp_path), "settings": {"what": "decoder", "prompts": {"box": 1}}}
+    register("mine", network.model.spec, network.form, network.base_tensors, card, {})
+    assert result.made_by(tmp_path, card["settings"], "mine") == cards.read("mine")
+    for run, settings in ((tmp_path / "other", card["settings"]), (tmp_path, {"what": "lora"})):
+        assert result.made_by(run, settings, "mine") is None
+    assert result.made_by(tmp_path, card["settings"], "mobile_sam") is None
+    own = read_card("mine")
+    assert own is not None
+    replace(own, companions={}).write()  # as a kill in between leaves it
+    assert result.made_by(tmp_path, card["settings"], "mine") is None
+    assert "mine" not in {spec.key for spec in zs.list_models()}
 
 
 def test_a_model_comes_back_whole(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,3 +184,12 @@ def test_the_verdict_says_when_figures_say_nothing() -> None:
     assert not better
     assert "use it" in text
     assert "Worse for tight box" in text
+
+
+def test_a_class_alone_is_not_called_better_and_has_its_interval() -> None:
+    figures = {"planes": 5, "iou": 0.8, "iou_interval": [0.7, 0.9], "dice": 0.85}
+    for text in (cards.verdict({}, figures)[1], cards.as_text({**CARD, "class": figures})):
+        assert "foreground IoU 0.800 on 5 planes held back (95 % interval 0.700 to 0.900)" in text
+        assert "etter than" not in text
+    one = cards.verdict({}, {**figures, "planes": 1, "iou_interval": [0.0, 1.0]})[1]
+    assert "1 plane held back, which says nothing" in one

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import napari_zeroseg as zs
 from napari_zeroseg.cascade import Queue, SimilarOptions
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
-from napari_zeroseg.training import patches
+from napari_zeroseg.training import fitting, patches
 from napari_zeroseg.training.classes import class_segmenter_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import TrainingData
@@ -279,6 +280,117 @@ def test_what_is_computed_again_is_the_same() -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.slow
+def test_a_validation_that_was_stopped_is_done_when_the_run_goes_on(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights chosen are those of a run that was never stopped."""
+    monkeypatch.setattr(fitting, "_FEWEST_BETWEEN", 1)
+    config = short(prompts={"box": 1}, learning_rate=1e-3)
+    train(replace(config, name="whole"), out=tmp_path / "whole")
+    folder = _stop_after(2, config, tmp_path / "parted")  # each step is validated, so the stop is seen within
+    assert [row["step"] for row in read_state(folder.last)["history"]] == [1]
+    train(folder.path, resume=True)
+    _assert_equal_to_the_bit(tmp_path / "whole", folder.path)
+    rows, others = (read_state(path / "last.pt")["history"] for path in (tmp_path / "whole", folder.path))
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in others]
+    assert len(folder.metrics.read_text().splitlines()) == 1 + len(rows)
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_early_does_not_go_on_to_learn(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_FEWEST_BETWEEN", 1)
+    train(short(prompts={"box": 1}, patience=1, learning_rate=1e-12), out=tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert read_state(folder.last)["trainer"]["done"] == 2
+    zs.registry.remove_model("mine")
+    train(folder.path, resume=True)
+    assert [event["step"] for event in folder.read_events() if event["event"] == "step"] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_a_validation_is_told_and_the_run_goes_on(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_FEWEST_BETWEEN", 1)
+    folder = new_run(short(prompts={"box": 1}, what="decoder+class"), tmp_path / "run")
+
+    def full_for_weights(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    places = [
+        (fitting, "save_file", full_for_weights),
+        (fitting.previews, "write", full),
+        (fitting.csv, "DictWriter", full),
+    ]
+    for place, name, fails in [*places, (fitting, "save_class", full_for_weights)]:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fails)
+            with pytest.raises(WriteError, match="make room there, then go on with --resume"):
+                train(folder.path, resume=True)
+    train(folder.path, resume=True)
+    steps = [event["step"] for event in folder.read_events() if event["event"] == "step"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert [row["step"] for row in read_state(folder.last)["history"]] == steps
+    assert not list(folder.path.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_blocks_that_are_done_are_not_done_again(
+    short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    raw, truth = stack
+    pairs = (TrainingPair(raw[:4], truth[:4]),)
+    config = short(prompts={"box": 1}, pairs=pairs, batch=8, what="decoder+class", gap=0)
+    whole = train(replace(config, name="whole"), out=tmp_path / "whole")
+    controls: list[Control] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event.get("block") == 3:
+            controls[0].tell("stop")
+
+    with pytest.raises(StoppedError):
+        train(config, out=tmp_path / "run", listener=listen, control=controls.append)
+    told: list[dict[str, Any]] = []
+    trained = train(tmp_path / "run", resume=True, listener=told.append)
+    assert {event.get("block") for event in told if event["event"] == "step"} == {3, 4}
+    for figures in ("masks", "class", "split"):
+        assert trained.card[figures] == whole.card[figures]
+    assert trained.card["class"]["planes"] == 4
+
+
+@pytest.mark.slow
+def test_a_model_that_was_made_before_a_kill_is_found_by_its_run_alone(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = short(prompts={"box": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_zeroseg.training.result._furnish", full)
+        with pytest.raises(WriteError, match="--resume writes the model"):
+            train(config, out=tmp_path / "run")
+    assert "mine" not in {spec.key for spec in zs.list_models()}
+    trained = train(tmp_path / "run", resume=True)
+    folder = RunFolder(trained.run)
+    folder.write_status("running", name="mine")  # as if it had been killed here
+    again = train(folder.path, resume=True)
+    assert again.card == trained.card == json.loads(json.dumps(again.card))
+    assert folder.status()["state"] == "done"
+    assert [event["event"] for event in folder.read_events()][-2:] == ["done", "done"]
+    other = new_run(replace(config, name="mine"), tmp_path / "other")
+    with pytest.raises(InputError, match="already"):
+        train(other.path, resume=True)
 
 
 def test_a_run_for_tensorboard(short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,12 +105,13 @@ def verdict(
     gains : mapping of str to mapping
         From :func:`napari_zeroseg.training.validation.compared`, by kind of prompt.
     found : mapping or None
-        Figures of the class segmenter.
+        Figures of the class segmenter. Its base finds no class, so where masks were not trained there is nothing to be
+        better than.
     of_words : bool
         Whether the kinds are words, which are scored by planes.
     """
     if not gains:
-        return True, f"Finds its class without a prompt: foreground IoU {found['iou']:.3f}." if found else ""
+        return True, f"Finds its class without a prompt: {_reached(found)}." if found else ""
     mean = sum(entry["gain"] for entry in gains.values()) / len(gains)
     sure = [kind for kind, entry in gains.items() if entry["gain_interval"][0] > 0]
     worse = [kind for kind, entry in gains.items() if entry["gain_interval"][1] < 0]
@@ -151,4 +152,12 @@ def _mask_rows(masks: Mapping[str, Mapping[str, Any]], of_words: bool) -> list[s
 def _class_rows(found: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return []
-    return [f"Class without prompts: foreground IoU {found['iou']:.3f}, Dice {found['dice']:.3f}.", ""]
+    return [f"Class without prompts: {_reached(found)}; Dice {found['dice']:.3f}.", ""]
+
+
+def _reached(found: Mapping[str, Any]) -> str:
+    low, high = found["iou_interval"]
+    count = found["planes"]
+    if count == 1:
+        return f"foreground IoU {found['iou']:.3f} on 1 plane held back, which says nothing of how far others differ"
+    return f"foreground IoU {found['iou']:.3f} on {count} planes held back (95 % interval {low:.3f} to {high:.3f})"

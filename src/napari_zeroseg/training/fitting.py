@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.errors import WriteError, ZerosegError
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training import previews
@@ -23,6 +26,7 @@ from napari_zeroseg.training.classes import ClassHead, ClassSegmenter, save_clas
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData, TrainingObject
 from napari_zeroseg.training.events import Events
+from napari_zeroseg.training.figures import Figures
 from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.loop import HEAD, StepReport, Trainer, read_state, save_state
 from napari_zeroseg.training.networks import Learner, Trained
@@ -32,10 +36,10 @@ from napari_zeroseg.training.split import Split, objects_of
 from napari_zeroseg.training.validation import (
     MOST_REPORTED,
     MaskScores,
-    compared,
     pooled,
     score_class,
     some_of,
+    some_planes,
 )
 from napari_zeroseg.training.workbench import Workbench
 from napari_zeroseg.weights.cards import CLASS_HEAD
@@ -48,9 +52,6 @@ _FEWEST_BETWEEN = 10
 
 _CLASS_PLANES = 6
 """Planes at most on which the class is judged during training."""
-
-
-Figures = tuple[dict[str, MaskScores], dict[str, MaskScores], list[Counts]]
 
 
 class Around(Protocol):
@@ -70,12 +71,9 @@ class Fitted:
     """What a fit came to."""
 
     network: Learner
-    split: Split
     changed: dict[str, Tensor]
     head: ClassSegmenter | None
-    before: dict[str, MaskScores]
-    after: dict[str, MaskScores]
-    found: list[Counts]
+    figures: Figures
     history: list[dict[str, Any]]
     steps: int
     seconds: float
@@ -119,6 +117,7 @@ class Fitting:
         self._since_best = 0
         self._before_choose: dict[str, MaskScores] = {}
         self._base_previews: list[np.ndarray[tuple[int, int], np.dtype[np.bool_]]] = []
+        self._report: StepReport | None = None
         self._seconds = 0.0
         self._saved = 0.0
 
@@ -179,16 +178,31 @@ class Fitting:
         return self._store if model.model_key == self._network.model.model_key else self._bench.passing
 
     def _train(self, trainer: Trainer) -> None:
-        every = max(_FEWEST_BETWEEN, trainer.steps // VALIDATIONS)
         self._saved = time.monotonic()
-        while trainer.done < trainer.steps:
+        is_over = self._processes.lead(partial(self._catch_up, trainer))
+        while trainer.done < trainer.steps and not is_over:
             self._processes.lead(partial(self._before_step, trainer))
             start = time.monotonic()
-            report = trainer.step()
+            self._report = trainer.step()
             self._seconds += time.monotonic() - start
-            is_time = trainer.done % every == 0 or trainer.done == trainer.steps
-            if self._processes.lead(partial(self._after_step, trainer, report, is_time)):
-                break
+            is_over = self._processes.lead(partial(self._after_step, trainer, self._report))
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether the step that was done last is one after which the run validates."""
+        every = max(_FEWEST_BETWEEN, trainer.steps // VALIDATIONS)
+        return trainer.done > 0 and (trainer.done % every == 0 or trainer.done == trainer.steps)
+
+    def _catch_up(self, trainer: Trainer) -> bool:
+        """Do the validation that a stop or a full disk cut short; whether the run had stopped early."""
+        done = {row["step"] for row in self._history}
+        if self._report is not None and self._is_due(trainer) and trainer.done not in done:
+            self._validated(trainer, self._report)
+            self._save(trainer)
+        return self._is_over
+
+    @property
+    def _is_over(self) -> bool:
+        return 0 < self._config.patience <= self._since_best
 
     def _before_step(self, trainer: Trainer) -> None:
         """Wait while paused; leave with the state kept when stopped."""
@@ -198,18 +212,26 @@ class Fitting:
             self._save(trainer)
             raise
 
-    def _after_step(self, trainer: Trainer, report: StepReport, is_time: bool) -> bool:
+    def _after_step(self, trainer: Trainer, report: StepReport) -> bool:
         """Tell, validate and keep what is due after a step; whether to stop early."""
         self._tell_step(trainer, report)
-        if is_time:
-            self._validate(trainer, report)
-            if 0 < self._config.patience <= self._since_best:
-                self._tell("warning", message=f"No progress for {self._since_best} validations: stopped early.")
-                return True
-        if is_time or time.monotonic() - self._saved >= self._config.checkpoint_seconds:
+        is_due = self._is_due(trainer)
+        if is_due:
+            self._validated(trainer, report)
+        if is_due or time.monotonic() - self._saved >= self._config.checkpoint_seconds:
             self._save(trainer)
             self._saved = time.monotonic()
-        return False
+        if self._is_over:
+            self._tell("warning", message=f"No progress for {self._since_best} validations: stopped early.")
+        return self._is_over
+
+    def _validated(self, trainer: Trainer, report: StepReport) -> None:
+        """Validate; where that is cut short, keep the state from before it, so that it is done when the run goes on."""
+        try:
+            self._validate(trainer, report)
+        except BaseException:
+            self._save(trainer)
+            raise
 
     def _validate(self, trainer: Trainer, report: StepReport) -> None:
         """Judge the present weights by the objects to choose by, and keep them if they are the best."""
@@ -228,18 +250,22 @@ class Fitting:
                 row[f"base_iou_{kind}"] = float(self._before_choose[kind].iou.mean())
                 merits.append(float(score.iou.mean()))
         if head is not None:
-            planes = sorted({self._data.objects[i].plane for i in self._split.choose})[:_CLASS_PLANES]
+            labelled = {self._data.objects[i].plane for i in self._split.choose}
+            planes = some_planes(self._split.choose_planes, labelled, _CLASS_PLANES)
             row["iou_class"] = pooled(self._score_class(model, head, planes)).iou
             merits.append(row["iou_class"])
         merit = float(np.mean(merits))
-        self._since_best += 1
-        if self._best is None or merit > self._best[0]:
-            self._best, self._since_best = (merit, weights), 0
-            save_file({name: value.cpu().contiguous() for name, value in weights.items()}, self._run.folder.best)
+        is_best = self._best is None or merit > self._best[0]
+        with _room_in(self._run.folder.path):
+            picture = self._preview(model, trainer.done)
+            if is_best:
+                self._write_best(weights)
+            self._write_rows([*self._history, row])
+        # only now that all is written: a validation that was cut short counts as not done
+        self._since_best = 0 if is_best else self._since_best + 1
+        self._best = (merit, weights) if is_best else self._best
         self._history.append(row)
-        picture = self._preview(model, trainer.done)
-        self._tell("validation", best=self._since_best == 0, picture=picture, **row)
-        self._write_row(row)
+        self._tell("validation", best=is_best, picture=picture, **row)
 
     def _score_class(self, model: Trained, head: ClassSegmenter, planes: Sequence[int]) -> list[Counts]:
         assert isinstance(model, SamSegmenter)
@@ -262,12 +288,10 @@ class Fitting:
         """The final figures: the base and the chosen weights on the objects to report."""
         weights = trainer.weights() if self._best is None else self._best[1]
         changed, head = self._parted(weights, f"end{self._fold}")
-        before, after, found = self._processes.lead(partial(self._figures, changed, head))
+        figures = self._processes.lead(partial(self._figures, changed, head))
         if self._fold is not None:
-            self._tell_fold(trainer.done, before, after, found)
-        return Fitted(
-            self._network, self._split, changed, head, before, after, found, self._history, trainer.done, self._seconds
-        )
+            self._tell_fold(trainer.done, figures)
+        return Fitted(self._network, changed, head, figures, self._history, trainer.done, self._seconds)
 
     def _figures(self, changed: dict[str, Tensor], head: ClassSegmenter | None) -> Figures:
         """Scores of the base and of these weights, and the counts of the class; empty where other fits give them."""
@@ -275,26 +299,23 @@ class Fitting:
         after: dict[str, MaskScores] = {}
         found: list[Counts] = []
         if self._final:
-            return before, after, found
+            return Figures()
         objects = some_of(objects_of(self._data, self._split.report), MOST_REPORTED)
         model = self._network.model_with(changed, f"end{self._fold}")
         if self._config.trains_masks:
             before = self._score(self._network.model, objects, all_kinds=True)
             after = self._score(model, objects, all_kinds=True)
         if head is not None:
-            planes = sorted({one.plane for one in objects})
-            found = self._score_class(model, head, planes)
-        return before, after, found
+            found = self._score_class(model, head, self._split.report_planes)
+        return Figures(before, after, found)
 
-    def _tell_fold(
-        self, step: int, before: dict[str, MaskScores], after: dict[str, MaskScores], found: Sequence[Counts]
-    ) -> None:
+    def _tell_fold(self, step: int, figures: Figures) -> None:
         row: dict[str, Any] = {"step": step, "seconds": self._seconds}
-        for kind, scores in after.items():
+        for kind, scores in figures.after.items():
             row |= {f"iou_{kind}": float(scores.iou.mean()), f"dice_{kind}": float(scores.dice.mean())}
-            row[f"base_iou_{kind}"] = float(before[kind].iou.mean())
-        if found:
-            row["iou_class"] = pooled(found).iou
+            row[f"base_iou_{kind}"] = float(figures.before[kind].iou.mean())
+        if figures.found:
+            row["iou_class"] = pooled(figures.found).iou
         self._tell("validation", best=False, picture="", **row)
 
     def _parted(self, weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor], ClassSegmenter | None]:
@@ -327,6 +348,7 @@ class Fitting:
             "since_best": self._since_best,
             "merit": None if self._best is None else self._best[0],
             "seconds": self._seconds,
+            "report": None if self._report is None else asdict(self._report),
             "before": {
                 kind: [torch.from_numpy(scores.iou), torch.from_numpy(scores.dice)]
                 for kind, scores in self._before_choose.items()
@@ -339,6 +361,7 @@ class Fitting:
         trainer.restore(state["trainer"])
         self._history, self._since_best = state["history"], state["since_best"]
         self._seconds = state["seconds"]
+        self._report = StepReport(**state["report"]) if state.get("report") else None
         self._before_choose = {kind: MaskScores(a.numpy(), b.numpy()) for kind, (a, b) in state["before"].items()}
         if state["merit"] is not None:
             self._best = state["merit"], load_file(self._run.folder.best)
@@ -357,42 +380,50 @@ class Fitting:
             seconds_left=left,
         )
 
-    def _write_row(self, row: dict[str, Any]) -> None:
-        path = self._run.folder.metrics
-        new = not path.is_file()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+    def _write_best(self, weights: dict[str, Tensor]) -> None:
+        path = self._run.folder.best
+        with _whole(path) as temporary:
+            save_file({name: value.cpu().contiguous() for name, value in weights.items()}, temporary)
+
+    def _write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write all rows anew: what a run that was killed wrote after its last state is not twice in them."""
+        with _whole(self._run.folder.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
     def _tell(self, event: str, **values: Any) -> None:
         self._run.events(event, **({} if self._fold is None else {"block": self._fold + 1}), **values)
 
 
-def figures_of(fits: Sequence[Fitted]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Figures of one fit, or of several on different blocks together."""
-    masks = {}
-    for kind in fits[0].before:
-        before, after = (
-            MaskScores(
-                *(np.concatenate([getattr(getattr(fit, when)[kind], name) for fit in fits]) for name in ("iou", "dice"))
-            )
-            for when in ("before", "after")
-        )
-        masks[kind] = compared(before, after)
-    counts = [one for fit in fits for one in fit.found]
-    if not counts:
-        return masks, None
-    together = pooled(counts)
-    found = {
-        "planes": len(counts),
-        "iou": together.iou,
-        "dice": together.dice,
-        "precision": together.precision,
-        "recall": together.recall,
-    }
-    return masks, found
+@contextmanager
+def _room_in(folder: Path) -> Iterator[None]:
+    """Say in a sentence what to do where something of a run cannot be written.
+
+    Raises
+    ------
+    WriteError
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, ZerosegError):
+            raise
+        raise WriteError(
+            f"What the run came to could not be written to {folder} ({error}): make room there, then go on with "
+            "--resume."
+        ) from error
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to in place of another, which is replaced once all is written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def learnt_file(folder: RunFolder, fitted: Fitted) -> Path | None:
@@ -400,7 +431,8 @@ def learnt_file(folder: RunFolder, fitted: Fitted) -> Path | None:
     if fitted.head is None:
         return None
     path = folder.path / CLASS_HEAD
-    save_class(fitted.head, path)
+    with _room_in(folder.path):
+        save_class(fitted.head, path)
     return path
 
 

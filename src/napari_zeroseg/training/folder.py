@@ -33,7 +33,8 @@ class RunFolder:
     path : Path
         ``run.toml`` (settings), ``snapshot/`` (arrays that were no files), ``events.jsonl``, ``metrics.csv``,
         ``previews/``, ``last.pt`` (state to go on from), ``best.safetensors`` (weights that differ from the base's),
-        ``status.json``, ``control`` and, of a run on several processes, ``processes.log``.
+        ``status.json``, ``control``, ``block1.json`` and so on (figures of the blocks of a small set) and, of a run on
+        several processes, ``processes.log``.
     """
 
     path: Path
@@ -63,6 +64,10 @@ class RunFolder:
         """Best weights so far."""
         return self.path / "best.safetensors"
 
+    def block(self, number: int) -> Path:
+        """Figures of a block that was held back in turn, once they are known."""
+        return self.path / f"block{number + 1}.json"
+
     @property
     def log(self) -> Path:
         """What the processes of a run on several wrote to the standard error."""
@@ -88,7 +93,7 @@ class RunFolder:
         """
         if command not in COMMANDS:
             raise InputError(f"A run can be told {', '.join(COMMANDS)}, not {command!r}.")
-        self._replace(self.control, command + "\n")
+        write_whole(self.control, command + "\n")
 
     def status(self) -> dict[str, Any]:
         """What is known of the run: "state" is "running", "paused", "stopped", "failed", "done" or "killed"."""
@@ -105,7 +110,7 @@ class RunFolder:
     def write_status(self, state: str, **values: Any) -> None:
         """Note the run's state for others."""
         told = {"state": state, "pid": os.getpid(), "time": round(time.time(), 3), **plain(values)}
-        self._replace(self.path / "status.json", json.dumps(told, indent=2) + "\n")
+        write_whole(self.path / "status.json", json.dumps(told, indent=2) + "\n")
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events so far; a last line that was cut off by a kill is left out."""
@@ -130,13 +135,23 @@ class RunFolder:
             with suppress(OSError):  # something of the user's is in it
                 path.rmdir()
 
-    def _replace(self, path: Path, text: str) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise WriteError(f"{path} cannot be written ({error.strerror}): make room, or permit it.") from error
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full or read-only; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise WriteError(f"{path} cannot be written ({error.strerror}): make room, or permit it.") from error
 
 
 def runs_home() -> Path:

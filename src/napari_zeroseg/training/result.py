@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -17,6 +19,7 @@ from napari_zeroseg.registry import ModelSpec, add_checkpoint, find_model, list_
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training import card as cards
 from napari_zeroseg.training.archive import target_of, write_archive
+from napari_zeroseg.training.events import plain
 from napari_zeroseg.weights.cards import model_folder, read_card
 from napari_zeroseg.weights.folder import locate
 from napari_zeroseg.weights.reading import hash_again
@@ -33,6 +36,7 @@ FORM = 1
 """Of exported files."""
 _FORM_FILE = "zeroseg-model.json"
 _LARGEST_COMPANION = 50_000_000
+"""Bytes of a companion, beyond those of an encoder of the class's own."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def check_name(name: str) -> None:
         If it could not be a folder's name, or there is a model of that name.
     """
     model_folder(name)
-    if name in {spec.key for spec in list_models()}:
+    # what is in the folder may be unlisted only because the package of its base has gone
+    if name in {spec.key for spec in list_models()} or read_card(name) is not None:
         raise InputError(f"There is a model {name!r} already: choose another name, or remove that one first.")
 
 
@@ -113,45 +118,99 @@ def register(
 
     Raises
     ------
+    InputError
+        If there is a model of that name.
     WriteError, WeightsError
-        If the disk is full, or the weights cannot be built into the base's network.
+        If the disk is full, or the weights cannot be built into the base's network; nothing is listed then.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    check_name(name)
     home = Settings.from_environment().models_dir
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=home, prefix=".training-") as place:
+        with _whole_or_not_at_all(name) as folder, TemporaryDirectory(dir=home, prefix=".training-") as place:
+            # before it is listed: whoever finds it half made after a kill can tell whose it is
+            cards.write(folder, card)
+            beside = [cards.JSON_FILE, cards.TEXT_FILE, *_laid(folder, others)]
             file = Path(place) / WEIGHTS_FILE
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
             lay_beside(Path(place))
             spec = add_checkpoint(file, form, name, link=True)
-        _furnish(name, "a training run", base, card, others)
+            # what learnt from weights is bound by their licence
+            hashes = {inside: hash_again(folder / inside) for inside in beside}
+            _furnish(name, "a training run", hashes, base.licence, base.licence_note)
+    except WriteError as error:
+        raise _no_room(home, error) from error
     except (OSError, SafetensorError) as error:
         if isinstance(error, ZerosegError):
             raise
-        raise WriteError(
-            f"The model could not be written to {home} ({error}): make room there; the run's folder keeps the weights, "
-            "and --resume writes the model."
-        ) from error
+        raise _no_room(home, error) from error
     return find_model(spec.key)
 
 
-def _furnish(name: str, source: str, base: ModelSpec, card: Mapping[str, Any], others: Mapping[str, Path]) -> None:
+def _no_room(home: Path, error: Exception) -> WriteError:
+    return WriteError(
+        f"The model could not be written to {home} ({error}): make room there; the run's folder keeps the weights, and "
+        "--resume writes the model."
+    )
+
+
+@contextmanager
+def _whole_or_not_at_all(name: str) -> Iterator[Path]:
+    """Give the folder of a model that is to be made, and remove it again if making it fails."""
     folder = model_folder(name)
-    cards.write(folder, card)
-    beside = [cards.JSON_FILE, cards.TEXT_FILE]
-    for target, file in others.items():
-        if file.is_file():
-            (folder / target).write_bytes(file.read_bytes())
-            beside.append(target)
+    try:
+        folder.mkdir(exist_ok=True)
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _laid(folder: Path, files: Mapping[str, Path]) -> list[str]:
+    """Copy files into a model's folder; the names of those that there are."""
+    there = {name: file for name, file in files.items() if file.is_file()}
+    for name, file in there.items():
+        shutil.copyfile(file, folder / name)
+    return list(there)
+
+
+def _furnish(name: str, source: str, companions: Mapping[str, str], licence: str, licence_note: str) -> None:
+    """Note on a model's card what was laid beside it, where it is from, and its licence."""
     own = read_card(name)
     assert own is not None
-    companions = {**own.companions, **{file: hash_again(folder / file) for file in beside}}
-    # what learnt from weights is bound by their licence
-    furnished = replace(own, source=source, companions=companions)
-    replace(furnished, licence=base.licence, licence_note=base.licence_note).write()
+    together = {**own.companions, **companions}
+    replace(own, source=source, companions=together, licence=licence, licence_note=licence_note).write()
+
+
+def made_by(run: Path, settings: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """The card of a model that is listed already, if this very run made it; None otherwise.
+
+    A run that was killed between making its model and saying so finds it with this. If the model is only half made, it
+    is removed, so that the run can make it again.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    settings : mapping
+        The table of its configuration.
+    name : str
+        Of the model.
+    """
+    own = read_card(name)
+    try:
+        card = cards.read(name)
+    except ReadError:
+        return None
+    if own is None or card.get("run") != str(run) or card.get("settings") != plain(dict(settings)):
+        return None
+    if own.is_complete and cards.JSON_FILE in own.companions:
+        return card
+    shutil.rmtree(model_folder(name), ignore_errors=True)
+    return None
 
 
 def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -237,25 +296,22 @@ def _unpack(archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name:
     for inside in (note["file"], *companions):
         if PurePosixPath(inside).name != inside or os.sep in inside:
             raise ReadError(f"{path.name} names a file outside itself ({inside}): it is not to be trusted.")
-        largest = max(_LARGEST_COMPANION, archive.getinfo(note["file"]).file_size)  # a class may have an encoder
+        # a class may have an encoder of its own, in float32 beside weights of half that size
+        largest = _LARGEST_COMPANION + 2 * archive.getinfo(note["file"]).file_size
         if archive.getinfo(inside).file_size > largest:
             raise ReadError(f"{path.name} holds {inside}, which is too large to belong to a model.")
     home = Settings.from_environment().models_dir
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=home, prefix=".importing-") as place:
+        with _whole_or_not_at_all(name) as folder, TemporaryDirectory(dir=home, prefix=".importing-") as place:
             files = {inside: Path(archive.extract(inside, place)) for inside in (note["file"], *companions)}
             wrong = [inside for inside, file in files.items() if hash_again(file) != _hash_of(note, inside)]
             if wrong:
                 raise WeightsError(f"{path.name} is damaged: {wrong[0]} is not what it was when it was exported.")
+            _laid(folder, {inside: files[inside] for inside in companions})
             spec = add_checkpoint(files[note["file"]], note["base"], name, link=True)
-            own = read_card(name)
-            assert own is not None
-            for inside in companions:
-                (own.folder / inside).write_bytes(files[inside].read_bytes())
-            licence, licence_note = (str(note.get(name, "")) for name in ("licence", "licence_note"))
-            furnished = replace(own, source=str(path), companions=companions)
-            replace(furnished, licence=licence, licence_note=licence_note).write()
+            licence, licence_note = (str(note.get(what, "")) for what in ("licence", "licence_note"))
+            _furnish(name, str(path), companions, licence, licence_note)
     except OSError as error:
         if isinstance(error, ZerosegError):
             raise

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import CancelledError, InputError, ZerosegError
 from napari_zeroseg.locks import only_run_on
@@ -23,11 +23,12 @@ from napari_zeroseg.training.events import Control, Events, Listener, Unheard, p
 from napari_zeroseg.training.folder import RunFolder, new_run, open_run
 from napari_zeroseg.training.launch import Launch
 from napari_zeroseg.training.processes import ALONE, LostError, Processes
-from napari_zeroseg.training.result import TrainedModel, check_name, register
+from napari_zeroseg.training.result import TrainedModel, check_name, made_by, register
 from napari_zeroseg.training.split import Split, folds, split_for
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
+    from napari_zeroseg.training.figures import Figures
     from napari_zeroseg.training.fitting import Fitted
 
 _log = logging.getLogger(__name__)
@@ -177,6 +178,9 @@ class Work:
 
     def _go(self) -> TrainedModel:
         together = self.processes.together
+        there = self.processes.lead(self._made)
+        if there is not None:
+            return there
         config = self.processes.placed(self.config)
         data, split = together(partial(self._looked_at, config))
         # torch comes here, when everything that needs none has been seen to be right
@@ -188,11 +192,32 @@ class Work:
         first = together(lambda: Fitting(self, config, data, split, final=bool(turns)))
         self._begin(data, split, bool(turns))
         fitted = first.go()
-        turned = []
+        turned = self._turned(config, data, turns, fitted.steps)
+        held = turns or [split]
+        return self.processes.lead(lambda: self._finish(data, held, fitted, turned))
+
+    def _turned(self, config: TrainingConfig, data: TrainingData, turns: Sequence[Split], steps: int) -> list[Figures]:
+        """The figures of each block that is held back in turn; those that are known already are not computed again."""
+        from napari_zeroseg.training.figures import keep_figures, kept_figures
+        from napari_zeroseg.training.fitting import Fitting
+
+        lead, found = self.processes.lead, []
+        fingerprint = lead(data.fingerprint) if turns else ""
         for number, turn in enumerate(turns):
-            made = partial(Fitting, self, config, data, turn, fold=number, steps=fitted.steps)
-            turned.append(together(made).go())
-        return self.processes.lead(lambda: self._finish(data, split, fitted, turned))
+            made_of = plain({"data": fingerprint, "settings": self.config.table(), "steps": steps, "held": turn.report})
+            path = self.folder.block(number)
+            figures = lead(partial(kept_figures, path, made_of))
+            if figures is None:
+                fit = partial(Fitting, self, config, data, turn, fold=number, steps=steps)
+                figures = self.processes.together(fit).go().figures  # and not its network, which takes memory
+                lead(partial(keep_figures, path, made_of, figures))
+            found.append(figures)
+        return found
+
+    def _made(self) -> TrainedModel | None:
+        """What this very run had made already when it was killed before it could say so."""
+        card = made_by(self.folder.path, self.config.table(), self.config.name)
+        return None if card is None else self._done(card)
 
     def _looked_at(self, config: TrainingConfig) -> tuple[TrainingData, Split]:
         check_name(config.name)
@@ -240,18 +265,22 @@ class Work:
             held_back=split.sentence,
         )
 
-    def _finish(self, data: TrainingData, split: Split, fitted: Fitted, turned: Sequence[Fitted]) -> TrainedModel:
-        from napari_zeroseg.training.fitting import figures_of, learnt_file
+    def _finish(
+        self, data: TrainingData, held: Sequence[Split], fitted: Fitted, turned: Sequence[Figures]
+    ) -> TrainedModel:
+        from napari_zeroseg.training.figures import figures_of
+        from napari_zeroseg.training.fitting import learnt_file
 
-        masks, found = figures_of(turned or [fitted])
+        split = held[0]
+        masks, found = figures_of(turned or [fitted.figures])
         better, sentence = cards.verdict(masks, found, bool(self.config.words))
         if not better:
             self.events("warning", message=sentence)
         base = fitted.network.model.spec
-        objects = sum(len(one.split.report) for one in turned) if turned else len(split.report)
         card = {
             "form": 1,
             "name": self.config.name,
+            "run": str(self.folder.path),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "version": version("napari-zeroseg"),
             "verdict": sentence,
@@ -272,7 +301,7 @@ class Work:
             "split": {
                 "held_back": "each block in turn" if turned else split.sentence,
                 "train_objects": len(data.objects) if turned else len(split.train),
-                "report_objects": objects,
+                "report_objects": sum(len(one.report) for one in held),
                 "note": _note(split, bool(turned)),
             },
             "masks": masks,
@@ -290,9 +319,15 @@ class Work:
         if head is not None:
             extra[head.name] = head
         register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside)
-        self.folder.write_status("done", name=self.config.name, verdict=sentence)
-        self.events("done", key=self.config.name, better=better, verdict=sentence, masks=masks, **{"class": found})
-        return TrainedModel(self.config.name, plain(card), better, self.folder.path)
+        return self._done(plain(card))
+
+    def _done(self, card: dict[str, Any]) -> TrainedModel:
+        """Say that the model is in the list, to whoever waits for it."""
+        better, verdict = bool(card["better"]), str(card["verdict"])
+        self.folder.write_status("done", name=self.config.name, verdict=verdict)
+        figures = {"masks": card["masks"], "class": card["class"]}
+        self.events("done", key=self.config.name, better=better, verdict=verdict, **figures)
+        return TrainedModel(self.config.name, card, better, self.folder.path)
 
     def _extra_files(self) -> list[Path]:
         previews = sorted(self.folder.previews.glob("*.png"))[-1:]

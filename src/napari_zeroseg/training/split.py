@@ -40,6 +40,8 @@ class Split:
         Parts of training planes that are held back, where there was only one plane.
     sentence : str
         What was held back, for people.
+    choose_planes, report_planes : tuple of int
+        Planes that are held back for either, those without an object among them: what is found there is found wrongly.
     """
 
     train: tuple[int, ...]
@@ -48,6 +50,8 @@ class Split:
     train_planes: tuple[int, ...]
     held: tuple[Region, ...] = ()
     sentence: str = ""
+    choose_planes: tuple[int, ...] = ()
+    report_planes: tuple[int, ...] = ()
 
     @property
     def chosen_on_itself(self) -> bool:
@@ -95,7 +99,8 @@ def folds(data: TrainingData, config: TrainingConfig, split: Split) -> list[Spli
         inside = _on(data, held)
         if not inside or not _on(data, train):
             return []
-        found.append(Split(_on(data, train), inside, inside, tuple(train), (), f"block {len(found) + 1} of {count}"))
+        sentence, planes_held = f"block {len(found) + 1} of {count}", tuple(held)
+        found.append(Split(_on(data, train), inside, inside, tuple(train), (), sentence, planes_held, planes_held))
     return found
 
 
@@ -125,21 +130,20 @@ def _of_planes(
             "smaller, or name the pairs for validation."
         )
     first, second = _halves(data, held, config)
-    return Split(learnt, first, second, tuple(train), (), sentence)
+    return Split(learnt, _on(data, first), _on(data, second), tuple(train), (), sentence, first, second)
 
 
 def _halves(data: TrainingData, held: Sequence[int], config: TrainingConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Objects to choose by and objects to report, from different planes where both parts are large enough."""
-    everything = _on(data, held)
+    """Planes to choose by and planes to report, which differ where both parts hold enough objects."""
     for count in range(max(1, len(held) // 3), len(held)):
         choose = held[:count]
         report = [p for p in held[count:] if not any(_is_near(data, p, c, config.gap) for c in choose)]
-        first, second = _on(data, choose), _on(data, report)
-        if len(first) >= ENOUGH_TO_JUDGE and len(second) >= ENOUGH_TO_JUDGE:
-            return first, second
-        if len(second) < ENOUGH_TO_JUDGE:
+        first, second = len(_on(data, choose)), len(_on(data, report))
+        if first >= ENOUGH_TO_JUDGE and second >= ENOUGH_TO_JUDGE:
+            return tuple(choose), tuple(report)
+        if second < ENOUGH_TO_JUDGE:
             break
-    return everything, everything
+    return tuple(held), tuple(held)
 
 
 def _of_strip(data: TrainingData, plane: int, config: TrainingConfig) -> Split:
@@ -160,7 +164,7 @@ def _of_strip(data: TrainingData, plane: int, config: TrainingConfig) -> Split:
     region = (plane, cut, 0, height, width) if axis == 0 else (plane, 0, cut, height, width)
     where = "lower" if axis == 0 else "right"
     sentence = f"the {where} part of the only plane; label more planes for a figure that says more"
-    return Split(learnt, held, held, (plane,), (region,), sentence)
+    return Split(learnt, held, held, (plane,), (region,), sentence, (plane,), (plane,))
 
 
 def _is_near(data: TrainingData, one: int, other: int, gap: int) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -189,6 +189,21 @@ def pooled(counts: Sequence[Counts]) -> Counts:
     return Counts(*(sum(getattr(one, name) for one in counts) for name in ("both", "prediction", "truth")))
 
 
+def pooled_interval(counts: Sequence[Counts], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of the IoU of all pixels together, by resampling planes: see :func:`interval`.
+
+    Of a single plane there is no telling how far it is from others: its interval is as wide as can be.
+    """
+    if len(counts) < 2:
+        return 0.0, 1.0
+    rng = np.random.default_rng(seed)
+    pixels = np.array([astuple(one) for one in counts])
+    sums = (pixels[rng.integers(len(pixels), size=len(pixels))].sum(0) for _ in range(SAMPLES))
+    ious = np.array([Counts(*one.tolist()).iou for one in sums])
+    low, high = np.quantile(ious, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def interval(values: Floats, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval of a mean: resampling with replacement, percentiles; Efron, 1979.
 
@@ -241,6 +256,14 @@ def some_of(objects: Sequence[TrainingObject], most: int) -> list[TrainingObject
     if len(objects) <= most:
         return list(objects)
     return [objects[int(i)] for i in np.linspace(0, len(objects) - 1, most).round()]
+
+
+def some_planes(planes: Sequence[int], labelled: Collection[int], most: int) -> list[int]:
+    """At most so many planes, evenly taken from the labelled ones and from the others, the first labelled one too."""
+    ordered = sorted(planes, key=lambda plane: (plane not in labelled, plane))
+    if len(ordered) > most:
+        ordered = [ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, most).round()]
+    return sorted(ordered)
 
 
 def _prompt(kind: str, mask: NDArray[np.bool_], one: TrainingObject, seed: int, margin: tuple[float, float]) -> Prompt:
