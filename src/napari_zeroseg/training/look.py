@@ -40,7 +40,7 @@ _SIDE, _GAP, _LINE = 300, 8, 18
 """Pixels of a window's longer side, between two of them, and of a line of text."""
 
 _DARK, _PLAIN, _HEADING = (24, 26, 30), (170, 176, 184), (235, 238, 242)
-_OTHERS, _ASKED, _BACKGROUND = (40, 150, 70), (255, 214, 10), (255, 80, 80)
+_OTHERS, _ASKED, _BACKGROUND = (45, 170, 80), (255, 214, 10), (255, 80, 80)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,9 @@ class Look:
     @property
     def summary(self) -> str:
         """What is learnt from, in a line."""
-        return f"{self._config.name}: {len(self._objects)} objects to learn from on {len(self._planes)} planes"
+        planes = "1 plane" if len(self._planes) == 1 else f"{len(self._planes)} planes"
+        new = "; new variants in each epoch" if self._config.trains_encoder else ""
+        return f"{self._config.name}: {len(self._objects)} objects to learn from on {planes}{new}"
 
     def rows(self, most: int = ROWS) -> list[Row]:
         """Windows evenly taken over planes and objects, each in the variants that training will use."""
@@ -126,7 +128,9 @@ class Look:
             field = (far if from_afar else near)(self._data, one)
             kinds = _shares(clicks) if from_afar else self._prompts
             glimpses = [self._asked_for(one, Patch(one.plane, field, variant), kinds) for variant in self._variants()]
-            yield Row(self._title(one.plane, field, f"object {one.label}"), tuple(glimpses))
+            label = f"an object of class {one.label}" if self._data.as_classes else f"object {one.label}"
+            about = f"{label} from {'afar' if from_afar else 'near'}"
+            yield Row(self._title(one.plane, field, about), tuple(glimpses))
 
     def _asked_for(self, one: TrainingObject, patch: Patch, kinds: Mapping[str, float]) -> Glimpse:
         seen = self._patches.see(patch)

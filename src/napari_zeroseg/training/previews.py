@@ -115,7 +115,7 @@ def evenly(things: Sequence[Any], most: int) -> list[Any]:
     """At most so many of them, evenly taken from all."""
     if len(things) <= most:
         return list(things)
-    return [things[int(i)] for i in np.linspace(0, len(things) - 1, most).round()]
+    return [things[int((i + 0.5) * len(things) / most)] for i in range(most)]
 
 
 def coloured(picture: NDArray[np.uint8]) -> Colours:
