@@ -22,6 +22,7 @@ from napari_zeroseg.training.card import KIND_WORDS
 from napari_zeroseg.training.classes import fields_of, side_for
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import IGNORE, TrainingData, TrainingObject, check_enough
+from napari_zeroseg.training.folder import SNAPSHOT
 from napari_zeroseg.training.patches import Patch, Patches, Seen, far, near, prompt_on
 from napari_zeroseg.training.previews import TRUTH, Colours, borders, coloured, enlarged, evenly, outline, striped
 from napari_zeroseg.training.prompts import draw, usable
@@ -159,9 +160,17 @@ class Look:
         return range(min(COLUMNS, self._config.variants))
 
     def _title(self, plane: int, field: Field, about: str) -> str:
+        return f"{self._place(plane)}, {_by(field.shape)} pixels; {about}"
+
+    def _place(self, plane: int) -> str:
+        """Which plane; of pixels that were no file, counted among those with labels, since no other ones are there."""
         where = self._data.planes[plane]
-        name = self._config.pairs[where.pair].title
-        return f"{name}, plane {where.index}, {_by(field.shape)} pixels; {about}"
+        pair = self._config.pairs[where.pair]
+        if isinstance(pair.image, (str, Path)) and Path(pair.image).parent.name != SNAPSHOT:
+            return f"{pair.title}, plane {where.index}"
+        own = [number for number, one in enumerate(self._data.planes) if one.pair == where.pair]
+        picture = f"picture {where.pair + 1}, " if len(self._config.pairs) > 1 else ""
+        return f"{picture}labelled plane {own.index(plane) + 1} of {len(own)}"
 
 
 def look(config: TrainingConfig, path: str | Path) -> list[Row]:
