@@ -90,6 +90,7 @@ def _add_train(commands: Any) -> None:
     run.add_argument("--out", type=Path, metavar="RUNFOLDER", help="folder of the run (default: in the data folder)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     run.add_argument("--estimate", action="store_true", help="measure memory and time, and do not train")
+    run.add_argument("--look", type=Path, metavar="SHEET.png", help="draw what the network will see, and do not train")
     run.add_argument("--events", metavar="-", choices=("-",), help="print events as lines of JSON")
     run.add_argument("--tensorboard", action="store_true", default=None, help="write for TensorBoard as well")
     run.add_argument("--json", action="store_true", help="print the card of the result as JSON")
@@ -168,11 +169,16 @@ def _train(options: argparse.Namespace) -> None:
     from napari_zeroseg.training.run import train
 
     if options.resume:
+        if options.look is not None:
+            options.complain("--look shows a run before it begins: leave out --resume, or give its run.toml")
         if options.run is None and options.out is None:
             options.complain("--resume needs the folder of the run")
         trained = _watched(options, lambda **ways: train(options.run or options.out, resume=True, **ways))
     else:
         config = config_of(options)
+        if options.look is not None:
+            _look(options, config)
+            return
         if options.estimate:
             _estimate(options, config)
             return
@@ -296,6 +302,15 @@ def _estimate(options: argparse.Namespace, config: TrainingConfig) -> None:
         f"until {found.end:%H:%M}, and {found.memory_bytes / 1e9:.1f} GB of memory"
         + ("." if found.fits else f", of which {found.free_bytes / 1e9:.1f} GB are free: choose a smaller setting.")
     )
+
+
+def _look(options: argparse.Namespace, config: TrainingConfig) -> None:
+    from napari_zeroseg.training.look import look
+
+    rows = look(config, options.look)
+    columns = len(rows[0].glimpses)
+    values = {"path": str(options.look), "windows": len(rows), "columns": columns}
+    _report(options, values, f"{options.look} shows {len(rows)} windows in {columns} variants each.")
 
 
 def _export(options: argparse.Namespace) -> None:

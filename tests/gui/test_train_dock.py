@@ -7,6 +7,8 @@ import signal
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDialog, QLabel
 
 from napari_zeroseg._napari import train_watch
 from napari_zeroseg._napari.train import WHAT
@@ -14,6 +16,7 @@ from napari_zeroseg._napari.zoo import Zoo
 from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.registry import add_checkpoint
 from napari_zeroseg.training import config as config_module
+from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.estimate import PRESETS
 from napari_zeroseg.training.folder import find_runs
 
@@ -140,6 +143,47 @@ def test_what_fits_is_measured_in_a_child(open_dock, qtbot):
     qtbot.waitUntil(lambda: "GB of memory" in dock.estimate.text(), timeout=5_000)
     assert dock.train.isEnabled()
     assert not list(find_runs())
+
+
+def test_what_it_sees_is_drawn_in_a_child(open_dock, qtbot):
+    dock = open_dock()
+    validate_on_another_picture(dock)
+    assert not dock.picture.isVisibleTo(dock)
+    dock.sees.click()
+    qtbot.waitUntil(lambda: dock.sees.text() == "Stop drawing", timeout=5_000)
+    qtbot.waitUntil(lambda: dock.session._child is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: dock.picture.isVisibleTo(dock), timeout=PATIENCE)
+    assert dock.sees.text() == "What it sees"
+    assert dock.session.sheet.startswith(b"\x89PNG")
+    assert dock.picture.pixmap().width() == 290
+    assert "will see" in text(dock)
+    qtbot.mouseClick(dock.picture, Qt.MouseButton.LeftButton)
+    (window,) = [one for one in dock.window().findChildren(QDialog) if one.windowTitle() == "What the network will see"]
+    assert window.findChild(QLabel).pixmap().width() > 300
+    window.close()
+    assert not list(find_runs())
+
+
+def test_drawing_is_stopped_and_what_is_wrong_is_told(open_dock, qtbot, monkeypatch):
+    dock = open_dock()
+    dock.sees.click()
+    qtbot.waitUntil(lambda: dock.session._child is not None, timeout=20_000)
+    dock.sees.click()
+    qtbot.waitUntil(lambda: "Drawing was stopped" in text(dock), timeout=20_000)
+    qtbot.waitUntil(lambda: dock.sees.text() == "What it sees" and dock.sees.isEnabled(), timeout=5_000)
+    assert not dock.session.sheet
+    told = []
+    monkeypatch.setattr(dock.bridge, "report", told.append)
+    dock.session.pairs[0].planes = "nine"
+    dock.sees.click()
+    qtbot.waitUntil(lambda: "was not understood" in text(dock), timeout=20_000)
+    dock.session.pairs[0].planes = ""
+    # what only the child finds out
+    monkeypatch.setattr(TrainingConfig, "write", lambda self, path: path.write_text("name = 'a'"))
+    dock.sees.click()
+    qtbot.waitUntil(lambda: "'pairs' is missing" in text(dock), timeout=PATIENCE)
+    assert len(told) == 2
+    assert not dock.session.sheet
 
 
 def test_what_is_offered_is_what_the_base_allows(open_dock, qtbot, tmp_path):

@@ -50,6 +50,7 @@ def test_options_make_a_run_and_events_tell_of_it(
         (["--images", "x.tif", "--name", "a"], 1, "1 pictures and 0 labels"),
         (["nothing.toml"], 1, "There is no nothing.toml"),
         (["--resume"], 2, "--resume needs the folder"),
+        (["--resume", "nowhere", "--look", "sheet.png"], 2, "--look shows a run before it begins"),
         (["--resume", "nowhere"], 1, "no run.toml"),
         (["--prompts", "circle=1"], 2, "no prompt 'circle'"),
         (["--prompts", "box=x"], 2, "no weight"),
@@ -90,6 +91,29 @@ def test_an_estimate_is_measured(
     assert found["seconds"] > 0
     assert found["memory_bytes"] > 10**8
     assert found["fits"]
+
+
+def test_a_look_writes_a_sheet_and_trains_nothing(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    run = ["train", *files, "--name", "a", "--out", str(tmp_path / "run"), "--look", str(sheet)]
+    assert main([*run, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"path": str(sheet), "windows": 6, "columns": 2}
+    assert sheet.read_bytes()[:4] == b"\x89PNG"
+    assert not (tmp_path / "run").exists()
+    TrainingConfig.from_table(
+        {"name": "a", "pairs": [{"image": files[1], "labels": files[3]}], "what": "class", "variants": 1}
+    ).write(tmp_path / "run.toml")
+    assert main(["train", str(tmp_path / "run.toml"), "--look", str(sheet)]) == 0
+    assert "windows in 1 variants" in capsys.readouterr().out
+    sheet.write_text("mine")
+    assert main(run) == 1
+    assert "is no PNG, so it stays" in capsys.readouterr().err
+    assert sheet.read_text() == "mine"
+    assert main(["models", "--json"]) == 0
+    assert '"a"' not in capsys.readouterr().out
 
 
 def test_what_docks_import_brings_no_torch() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels
 from napari.utils.theme import get_theme
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QTextBrowser, QVBoxLayout, QWidget
 
@@ -19,7 +19,7 @@ from napari_zeroseg._napari.layout import button, column, form, row
 from napari_zeroseg._napari.plots import Line, LinePlot, in_two_rows
 from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.train_session import PairChoice, TrainingSession
-from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, number
+from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, Picture, number, picture_in
 from napari_zeroseg._napari.widgets import Choice, Folded, ModelCombo, StatusLine, keep_keys_free
 from napari_zeroseg._napari.zoo import shared_zoo
 from napari_zeroseg.errors import ZerosegError
@@ -64,7 +64,7 @@ class TrainDock(Dock):
         self.session = TrainingSession(shared_zoo(), self.bridge, lambda: viewer.dims)
         self.pair_rows: list[PairRow] = []
         self._card_of: Path | None = None
-        self._picture_of: Path | None = None
+        self._picture_of: Path | bytes | None = None
         self._build()
         self._style()
         self._connect()
@@ -118,11 +118,14 @@ class TrainDock(Dock):
 
     def _build_actions(self) -> QWidget:
         self.fits = button("What fits", "Measure, before the start, how long it will take and in how much memory")
+        self.sees = button(
+            "What it sees", "Draw, before the start, windows, their variants and prompts as the network will see them"
+        )
         self.estimate = QLabel()
         self.estimate.setWordWrap(True)
         self.train = button("Train", "Start, in a process of its own: it goes on when napari is closed")
         self.train.setObjectName("zeroseg_accept")
-        return column(self.train, self.fits, self.estimate)
+        return column(self.train, row(self.fits, self.sees), self.estimate)
 
     def _build_run(self) -> QWidget:
         self.runs = QComboBox()
@@ -146,13 +149,12 @@ class TrainDock(Dock):
         self.figures = QLabel()
         self.figures.setWordWrap(True)
         self.figures.setObjectName("zeroseg_figures")
-        self.picture = QLabel()
-        self.picture.setToolTip("Held-back objects: truth green, base orange, present blue")
+        self.picture = Picture()
         self.card = QTextBrowser()
         self.card.setMinimumHeight(220)
         self.card_part = Folded("Card of the result", self.card)
-        self.curves = column(self.loss, self.score, self.rate, self.figures, self.picture, self.card_part)
-        return self.curves
+        self.curves = column(self.loss, self.score, self.rate, self.figures)
+        return column(self.curves, self.picture, self.card_part)
 
     def _style(self) -> None:
         super()._style()
@@ -175,6 +177,7 @@ class TrainDock(Dock):
         self.runs.activated.connect(lambda index: session.show_run(self.runs.itemData(index)))
         for one, call in (
             (self.fits, self._measure_or_stop),
+            (self.sees, self._draw_or_stop),
             (self.train, session.train),
             (self.go_on, session.go_on),
             (self.pause, self._pause_or_resume),
@@ -195,9 +198,15 @@ class TrainDock(Dock):
 
     def _measure_or_stop(self) -> None:
         if self.session.is_measuring:
-            self.session.cancel_estimate()
+            self.session.cancel_child()
         else:
             self.session.ask_what_fits()
+
+    def _draw_or_stop(self) -> None:
+        if self.session.is_looking:
+            self.session.cancel_child()
+        else:
+            self.session.ask_what_it_sees()
 
     def _pause_or_resume(self) -> None:
         watch = self.session.watch
@@ -281,9 +290,13 @@ class TrainDock(Dock):
         self.train.setEnabled(has_layers and not is_live and not session.is_preparing)
         self.fits.setText("Stop measuring" if session.is_measuring else "What fits")
         self.fits.setEnabled(session.is_measuring or (has_layers and not session.is_preparing))
+        self.sees.setText("Stop drawing" if session.is_looking else "What it sees")
+        self.sees.setEnabled(session.is_looking or (has_layers and not session.is_preparing))
         self.go_on.setVisible(watch is not None and watch.can_go_on)
         self.under_way.setVisible(is_live)
         self._refresh_curves()
+        self._refresh_picture()
+        self._refresh_card()
 
     def _refresh_runs(self) -> None:
         session = self.session
@@ -314,18 +327,21 @@ class TrainDock(Dock):
             lines.append(Line("base", ((0, watch.base), (max(1, watch.steps), watch.base)), _BASE, dashed=True))
         self.score.show_lines(lines, watch.steps)
         self.figures.setText(watch.figures)
-        self._refresh_picture(watch.folder.previews / Path(watch.picture).name if watch.picture else None)
-        self._refresh_card()
 
-    def _refresh_picture(self, path: Path | None) -> None:
-        if path == self._picture_of and path is not None:
+    def _refresh_picture(self) -> None:
+        """The sheet that was asked for last, or the held-back objects of the run."""
+        watch, sheet = self.session.watch, self.session.sheet
+        path = watch.folder.previews / Path(watch.picture).name if watch is not None and watch.picture else None
+        shown = sheet or path
+        if shown == self._picture_of and shown is not None:
             return
-        self._picture_of = path
-        picture = QPixmap() if path is None else QPixmap(str(path))
-        self.picture.setVisible(not picture.isNull())
-        if not picture.isNull():
-            smooth = Qt.TransformationMode.SmoothTransformation
-            self.picture.setPixmap(in_two_rows(picture).scaledToWidth(max(200, self.minimumWidth() - 30), smooth))
+        self._picture_of = shown
+        width = max(200, self.minimumWidth() - 30)
+        if sheet:
+            self.picture.show_picture(picture_in(sheet), width, "What the network will see: click to enlarge")
+        else:
+            picture = QPixmap() if path is None else in_two_rows(QPixmap(str(path)))
+            self.picture.show_picture(picture, width, "Held back: truth green, base orange, present blue")
 
     def _refresh_card(self) -> None:
         watch = self.session.watch

@@ -137,6 +137,10 @@ class TrainingSession:
         self._bridge = bridge
         self._dims = dims
         self.is_measuring = False
+        self.is_looking = False
+        self.sheet = b""
+        """PNG of what the network will see, until a run is shown; empty for none."""
+        self._is_cancelled = False
         self._child: subprocess.Popen[str] | None = None
         self._is_closed = False
 
@@ -205,6 +209,7 @@ class TrainingSession:
 
     def show_run(self, folder: RunFolder | None) -> None:
         """Watch this run from now on, or none; what is under way goes on."""
+        self.sheet = b""
         if folder is None:
             self.watch = None
             self._say("Choose a picture and its labels, then press Train.")
@@ -260,7 +265,7 @@ class TrainingSession:
         """Gather what was labelled and start a run on it."""
 
         def started(folder: RunFolder) -> None:
-            self.message = Status("")
+            self.message, self.sheet = Status(""), b""
             self.watch = RunWatch(folder)
             self._try(self.watch.start)
             self.list_runs()
@@ -277,8 +282,19 @@ class TrainingSession:
         self.is_measuring = self._prepare("Measuring two steps …", self._measure, measured)
         self.changed.emit()
 
-    def cancel_estimate(self) -> None:
-        """Measure no further."""
+    def ask_what_it_sees(self) -> None:
+        """Draw, in a process of its own, windows and their variants as the network will see them."""
+
+        def drawn(sheet: bytes) -> None:
+            self.sheet = sheet
+            self._say("Some of what the network will see is shown below. Nothing was trained yet.", "good")
+
+        self.is_looking = self._prepare("Drawing what the network will see …", self._look, drawn)
+        self.changed.emit()
+
+    def cancel_child(self) -> None:
+        """Measure or draw no further."""
+        self._is_cancelled = True
         if self._child is not None:
             self._child.kill()
 
@@ -295,7 +311,7 @@ class TrainingSession:
         except ZerosegError as error:
             self._fail(error)
             return False
-        self.is_preparing = True
+        self.is_preparing, self._is_cancelled = True, False
         self._say(doing, "busy")
 
         def go() -> None:
@@ -316,7 +332,7 @@ class TrainingSession:
         return True
 
     def _end_preparing(self, done: Callable[[Any], None], result: Any) -> None:
-        self.is_preparing = self.is_measuring = False
+        self.is_preparing = self.is_measuring = self.is_looking = False
         if not self._is_closed:
             done(result)
             self.changed.emit()
@@ -324,20 +340,42 @@ class TrainingSession:
     def _measure(self, config: TrainingConfig) -> dict[str, Any]:
         with TemporaryDirectory(prefix="zeroseg-estimate-") as place:
             folder = new_run(config, Path(place) / "run")
-            if self._is_closed:
-                raise CancelledError("Measuring was stopped.")
-            command = [sys.executable, "-m", "napari_zeroseg", "train", str(folder.config), "--estimate", "--json"]
-            pipe = subprocess.PIPE
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as child:
-                self._child = child
-                out, said = child.communicate()
-            self._child = None
-            if child.returncode:
-                if child.returncode < 0:
-                    raise CancelledError("Measuring was stopped.")
-                raise ReadError(last_sentence(said))
-            values: dict[str, Any] = json.loads(out)
+            values: dict[str, Any] = json.loads(self._hear(folder, "Measuring", "--estimate"))
             return values
+
+    def _look(self, config: TrainingConfig) -> bytes:
+        with TemporaryDirectory(prefix="zeroseg-look-") as place:
+            folder, sheet = new_run(config, Path(place) / "run"), Path(place) / "sheet.png"
+            self._hear(folder, "Drawing", "--look", str(sheet))
+            return sheet.read_bytes()
+
+    def _hear(self, folder: RunFolder, doing: str, *options: str) -> str:
+        """What ``zeroseg train`` with these options, in a process of its own, says of a run.
+
+        Raises
+        ------
+        CancelledError, ReadError
+            If it was stopped, or with the sentence that it ended with.
+        """
+        stopped = CancelledError(f"{doing} was stopped.")
+        if self._is_unwanted():
+            raise stopped
+        command = [sys.executable, "-m", "napari_zeroseg", "train", str(folder.config), *options, "--json"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as child:
+            self._child = child
+            if self._is_unwanted():  # in the meantime
+                child.kill()
+            out, said = child.communicate()
+        self._child = None
+        if child.returncode:
+            if child.returncode < 0 or self._is_unwanted():
+                raise stopped
+            raise ReadError(last_sentence(said))
+        return out
+
+    def _is_unwanted(self) -> bool:
+        return self._is_closed or self._is_cancelled
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, CancelledError):

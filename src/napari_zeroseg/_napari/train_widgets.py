@@ -6,8 +6,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QLineEdit, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QMouseEvent, QPixmap
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QDoubleSpinBox,
+    QLabel,
+    QLineEdit,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_zeroseg._napari.layout import button, form, row
 from napari_zeroseg._napari.train_session import PairChoice, TrainChoices
@@ -41,6 +53,45 @@ def number(least: float, most: float, about: str, unit: str = "", nothing: str =
     made.setSuffix(unit)
     made.setSpecialValueText(nothing)
     return made
+
+
+def picture_in(png: bytes) -> QPixmap:
+    """The picture of a file's bytes."""
+    picture = QPixmap()
+    picture.loadFromData(png)
+    return picture
+
+
+class Picture(QLabel):
+    """A picture as wide as the dock; a click shows it as it is, in a window of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole = QPixmap()
+        self.hide()
+
+    def show_picture(self, picture: QPixmap, width: int, about: str) -> None:
+        """Show a picture in that width; one that is empty hides this."""
+        self._whole = picture
+        self.setVisible(not picture.isNull())
+        self.setToolTip(about)
+        if not picture.isNull():
+            self.setPixmap(picture.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation))
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+        """Open the window."""
+        window = QDialog(self.window())
+        window.setWindowTitle(self.toolTip().partition(":")[0])
+        window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        whole, area = QLabel(), QScrollArea()
+        whole.setPixmap(self._whole)
+        area.setWidget(whole)
+        layout = QVBoxLayout(window)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(area)
+        window.resize(self._whole.width() + 24, min(self._whole.height() + 8, 900))
+        window.show()
+        super().mouseReleaseEvent(event)
 
 
 class PairRow(QWidget):

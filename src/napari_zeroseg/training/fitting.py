@@ -257,7 +257,7 @@ class Fitting:
         merit = float(np.mean(merits))
         is_best = self._best is None or merit > self._best[0]
         with _room_in(self._run.folder.path):
-            picture = self._preview(model, trainer.done)
+            picture = self._preview(model, head, trainer.done)
             if is_best:
                 self._write_best(weights)
             self._write_rows([*self._history, row])
@@ -272,16 +272,22 @@ class Fitting:
         store = self._store_of(head.encoder or model)
         return score_class(model, head, self._data, planes, store, self._split.held, self._run.between)
 
-    def _preview(self, model: Trained, step: int) -> str:
-        if not self._config.trains_masks:
-            return ""
-        some = some_of(objects_of(self._data, self._split.choose), 4)
-        judge = self._bench.judge
-        if not self._base_previews:
-            self._base_previews = judge.answers(self._network.model, some, self._store)
+    def _preview(self, model: Trained, head: ClassSegmenter | None, step: int) -> str:
+        chosen = objects_of(self._data, self._split.choose)
         path = self._run.folder.previews / f"step{step:06d}.png"
-        now = judge.answers(model, some, self._store_of(model))
-        previews.write(path, self._data, some, judge.truth, self._base_previews, now)
+        rows = []
+        if self._config.trains_masks:
+            some = some_of(chosen, 4)
+            judge = self._bench.judge
+            if not self._base_previews:
+                self._base_previews = judge.answers(self._network.model, some, self._store)
+            now = judge.answers(model, some, self._store_of(model))
+            rows.append(previews.of_objects(self._data, some, judge.truth, self._base_previews, now))
+        if head is not None:
+            assert isinstance(model, SamSegmenter)
+            store = self._store_of(head.encoder or model)
+            rows.append(previews.of_class(self._data, chosen, head, model, store, self._split.held))
+        previews.save(path, *rows)
         return str(path)
 
     def _judged(self, trainer: Trainer) -> Fitted:
