@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import time
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from napari_zeroseg._napari.stack_session import StackSession
 from napari_zeroseg._napari.stack_work import Change
 from napari_zeroseg.automatic import AutomaticOptions
 from napari_zeroseg.embeddings import EmbeddingStore
-from napari_zeroseg.errors import InputError
+from napari_zeroseg.errors import InputError, WriteError
 from napari_zeroseg.jobs import InferenceQueue
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
@@ -109,6 +110,16 @@ def seeded(bench, phantom):
     bench.session.choose_image(image)
     bench.session.choose_labels(labels)
     return bench
+
+
+class FullDisk(np.ndarray):
+    """Labels of which the first rows can still be written."""
+
+    def __setitem__(self, key, value):
+        if (np.asarray(value) != np.asarray(self[key])).any():
+            super().__setitem__((*key[:-2], slice(20)), np.asarray(value)[:20])
+            if np.asarray(value)[20:].any():
+                raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def mean_iou(found, truth):
@@ -264,6 +275,26 @@ class TestStopping:
         seeded.settle()
         assert (seeded.found[3] == 7).all()
         assert "was edited meanwhile" in seeded.log()
+
+    def test_no_room_for_results(self, seeded, phantom):
+        """Labels that are too large for the memory lie on a disk, which may become full."""
+        seeded.session.propagate()
+        seeded.until(lambda: seeded.found[3].any())
+        layer, held = seeded.session.results.layer, np.array(seeded.found)
+        data = layer.data
+        full = data.view(FullDisk)
+        layer._data = full
+        seeded.settle()
+        (error,) = seeded.bridge.errors
+        assert isinstance(error, WriteError)
+        assert "could not be written ([Errno 28] No space left on device): make room" in str(error)
+        assert str(error) in seeded.log()
+        np.testing.assert_array_equal(np.asarray(full), held)
+        layer._data = data
+        seeded.session.propagate_again()
+        seeded.settle()
+        assert all(mean_iou(seeded.found[plane], phantom[1][plane]) > 0.7 for plane in range(PLANES))
+        assert "edited meanwhile" not in seeded.log()
 
     @pytest.mark.parametrize("which", ["em", "own", "em – propagated"])
     def test_removing_a_layer(self, seeded, which):
