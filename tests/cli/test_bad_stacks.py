@@ -110,7 +110,7 @@ def test_planes_keep_their_numbers_beside_damaged_files(raw, tmp_path):
     assert len(planes) == 5
     for number in range(1, 5):
         np.testing.assert_array_equal(planes.read(number), raw[number])
-    with pytest.raises(ReadError, match="Plane 0: slice_000.tif is empty"):
+    with pytest.raises(ReadError, match=r"Plane 0: slice_000\.tif is empty"):
         planes.read(0)
 
 

@@ -267,9 +267,7 @@ def _stack_of_singles(files: list[Path], kind: str, name: str, faults: dict[int,
     return Picture(data, free + first.axes, first.spacing, first.units, name, first.rgb, first.metadata)
 
 
-def _first_of(
-    files: Sequence[Path], read: Callable[[Path], Picture], faults: dict[int, str]
-) -> tuple[Path, Picture]:
+def _first_of(files: Sequence[Path], read: Callable[[Path], Picture], faults: dict[int, str]) -> tuple[Path, Picture]:
     """The first file that can be read, after whose shape and type the others go; why those before it cannot."""
     for number, file in enumerate(files):
         if number not in faults:

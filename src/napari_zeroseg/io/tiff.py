@@ -105,16 +105,16 @@ def read_tiff_stack(paths: Sequence[Path], name: str, faults: Mapping[int, str] 
     InputError
         If one has another shape or type than the first.
     """
-    broken, first, model = dict(faults or {}), None, paths[0]
+    broken = dict(faults or {})
+    layouts: dict[int, _Layout] = {}
     for number, path in enumerate(paths):
         if number in broken:
             continue
         try:
             with _opened(path) as tif:
-                layout = _layout(tif, path)
-                spans = first is None and _spans_files(tif)
-                if first is None:
-                    of_first = tiff_spacing(tif)
+                layouts[number] = _layout(tif, path)
+                if len(layouts) == 1:
+                    spans, (spacing, units) = _spans_files(tif), tiff_spacing(tif)
         except ReadError as error:
             _log.debug("Plane %d of %s cannot be read: %s", number, name, error)
             broken[number] = str(error)
@@ -122,16 +122,9 @@ def read_tiff_stack(paths: Sequence[Path], name: str, faults: Mapping[int, str] 
         if spans:
             _log.info("%s names the other files of its stack; all of them are opened as it says.", path.name)
             return read_tiff(path)
-        if first is None:
-            first, model = layout, path
-        if (layout.shape, layout.dtype) != (first.shape, first.dtype):
-            raise InputError(
-                f"{path.name} is {_words(layout)} but {model.name} is {_words(first)}: all files of a stack must "
-                "have one shape and type, so move the odd one out of the folder."
-            )
-    if first is None:
+    if not layouts:
         raise ReadError(broken[0])
-    same = first
+    same = _common(layouts, paths)
 
     def read(index: tuple[int, ...]) -> NDArray[Any]:
         if index[0] in broken:
@@ -143,7 +136,19 @@ def read_tiff_stack(paths: Sequence[Path], name: str, faults: Mapping[int, str] 
 
     data = lazy_planes(read, (len(paths), *same.index_shape), same.page_shape, same.dtype)
     stack_axis = "Z" if "Z" not in same.axes else "T" if "T" not in same.axes else "Q"
-    return _picture(data, stack_axis + same.axes, same, *of_first, paths[0], name)
+    return _picture(data, stack_axis + same.axes, same, spacing, units, paths[0], name)
+
+
+def _common(layouts: Mapping[int, _Layout], paths: Sequence[Path]) -> _Layout:
+    """The layout of all files, by place."""
+    model, first = next(iter(layouts.items()))
+    for number, layout in layouts.items():
+        if (layout.shape, layout.dtype) != (first.shape, first.dtype):
+            raise InputError(
+                f"{paths[number].name} is {_words(layout)} but {paths[model].name} is {_words(first)}: all files of a "
+                "stack must have one shape and type, so move the odd one out of the folder."
+            )
+    return first
 
 
 def _words(layout: _Layout) -> str:

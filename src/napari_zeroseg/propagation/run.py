@@ -127,7 +127,8 @@ class Propagation:
         """Take a corrected plane for outlined, and do again what depends on it.
 
         That is, of the corrected objects alone, the planes between the outlined ones on either side of `plane`, or to
-        the object's ends. What comes out is what a run with the correction from the start would have found.
+        the object's ends. What comes out is what a run with the correction from the start would have found, up to the
+        rounding of the decoder's batches.
 
         Parameters
         ----------
