@@ -217,6 +217,7 @@ def propagate_file(
             keep=labels.data,
             store=default_store(),
             journal=journal,
+            cancel=cancel,
         )
         # only now, so that what cannot be done leaves nothing behind
         shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape

@@ -179,6 +179,10 @@ class TestLooksAtTheToken:
             own_scores(view, objects, ONE_WAY, spent)
         assert not view.seconds_encoding
 
+    def test_outlines_of_a_whole_stack(self, stack, model, spent):
+        with pytest.raises(CancelledError):
+            propagation_of(stack[0], model, stack[1], cancel=spent)
+
     def test_a_run_hands_its_token_on(self, stack, model, monkeypatch):
         token = CancelToken()
         seen = []

@@ -204,7 +204,7 @@ class Following:
             raise InputError(
                 f"There is no labelled object on plane {here}: outline one there, or begin from all labelled planes."
             )
-        seeds: object = self._labels if self._everywhere else {here: kept[here]}
+        seeds = kept if self._everywhere else {here: kept[here]}
         run = propagation_of(
             stack.shown.series(),
             engine.model(stack.model),
@@ -214,6 +214,7 @@ class Following:
             keep=kept,
             store=engine.store,
             journal=self._journal,
+            cancel=token,
         )
         self._run = run
         self._outlined = set(kept) if self._everywhere else {here}
