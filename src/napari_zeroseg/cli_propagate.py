@@ -46,7 +46,9 @@ def add_command(commands: Any) -> None:
     add_model_options(parser)
     add_cluster_options(parser)
     looks = parser.add_argument_group("how to follow")
-    looks.add_argument("--planes", type=plane_numbers, metavar="0:20", help="planes to fill (default: all)")
+    looks.add_argument(
+        "--planes", type=plane_numbers, metavar="0:20", help="planes to fill; others stay empty (default: all)"
+    )
     looks.add_argument(
         "--direction",
         choices=("both", "forwards", "backwards"),

@@ -7,16 +7,19 @@ import functools
 import hashlib
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_zeroseg import provenance
 from napari_zeroseg.automatic.table import checked_table, write_table
 from napari_zeroseg.embeddings import default_store
-from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.errors import InputError, ReadError, WriteError
 from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
@@ -35,6 +38,9 @@ from napari_zeroseg.propagation import (
 from napari_zeroseg.propagation.masks import Packed
 from napari_zeroseg.segmenter import Segmenter
 
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
+
 
 @dataclass(frozen=True)
 class PropagateRun:
@@ -49,7 +55,7 @@ class PropagateRun:
     out : Path
         Where the labels go; its ending is the format.
     planes : str, optional
-        "0:20"; left out, all. Neighbours only.
+        "0:20"; left out, all. Neighbours only. Others are left empty, whatever labels they have.
     contrast : tuple of float, optional
         Pixel values that are black and white; left out, what the file says, else as for :func:`to_uint8`.
     options : PropagationOptions
@@ -103,7 +109,64 @@ class FileJournal:
         return self._folder / f"sweep{sweep}-{plane:06d}.json"
 
 
-def propagate_file(job: PropagateRun, load: Callable[[], Segmenter], bar: Callable[[int, int], Any]) -> dict[str, Any]:
+class _Drawing:
+    """Writes planes as they are known, and leaves those as they are that an earlier run of the same has drawn already.
+
+    Steps of that run are gone through again without drawing: what is known in the midst of them is less than what is
+    there.
+
+    Parameters
+    ----------
+    run : Propagation
+    writer : LabelsWriter
+    """
+
+    def __init__(self, run: Propagation, writer: LabelsWriter) -> None:
+        self._run, self._writer = run, writer
+        self._there = writer.done
+        self._sums: dict[int, int | None] = {}  # of planes as they are written
+        self._waiting: set[int] = set()
+
+    def outlines(self) -> list[int]:
+        """Planes with outlines that are to be drawn at first, so that a viewer shows them from the beginning."""
+        outlined = {plane for label in self._run.outlines.labels for plane in self._run.outlines.planes_of(label)}
+        return sorted(outlined - self._there)
+
+    def draw(self, plane: int) -> None:
+        """Write a plane, unless it is there as it should be."""
+        labels = self._run.labels(plane)
+        sum_ = zlib.crc32(labels.data)
+        if plane in self._there and plane not in self._sums:
+            self._sums[plane] = self._kept(plane)
+        if self._sums.get(plane) != sum_:
+            self._writer.write(plane, labels)
+            self._sums[plane] = sum_
+
+    def later(self, plane: int) -> None:
+        """Look at a plane once all steps of the earlier run are known."""
+        self._waiting.add(plane)
+
+    def catch_up(self, cancel: CancelToken | None, *, to_the_end: bool = False) -> None:
+        """Draw what the earlier run knew and had not drawn; to the end, also what it had drawn otherwise."""
+        for plane in sorted(self._waiting if to_the_end else self._waiting - self._there):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            self._waiting.discard(plane)
+            self.draw(plane)
+
+    def _kept(self, plane: int) -> int | None:
+        try:
+            return zlib.crc32(np.ascontiguousarray(self._writer.read(plane)).data)
+        except ReadError:
+            return None  # it is damaged, and drawn anew
+
+
+def propagate_file(
+    job: PropagateRun,
+    load: Callable[[], Segmenter],
+    bar: Callable[[int, int], Any],
+    cancel: CancelToken | None = None,
+) -> dict[str, Any]:
     """Propagate ``job.seeds`` through ``job.source`` into ``job.out``, with the provenance as JSON beside it.
 
     What an interrupted run of the same settings has done is not done again.
@@ -114,7 +177,10 @@ def propagate_file(job: PropagateRun, load: Callable[[], Segmenter], bar: Callab
     load : callable
         Loads the model; called once the input is known to be good.
     bar : callable
-        Makes a progress bar from (steps in all, steps already done).
+        Makes a progress bar from (planes or steps in all, those already done): one for the planes with outlines, and
+        one for the steps.
+    cancel : CancelToken, optional
+        Looked at between planes and between windows; what is done is kept for the next run.
 
     Returns
     -------
@@ -124,6 +190,8 @@ def propagate_file(job: PropagateRun, load: Callable[[], Segmenter], bar: Callab
     Raises
     ------
     InputError, ReadError, WriteError, WeightsError
+    CancelledError
+        If `cancel` was raised.
     """
     out = checked_target(job.out)
     source, seeds = job.source.expanduser(), job.seeds.expanduser()
@@ -149,12 +217,13 @@ def propagate_file(job: PropagateRun, load: Callable[[], Segmenter], bar: Callab
             keep=labels.data,
             store=default_store(),
             journal=journal,
+            cancel=cancel,
         )
         # only now, so that what cannot be done leaves nothing behind
         shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
         make = functools.partial(LabelsWriter, out, shape, spacing=picture.spacing, units=picture.units, run=run_id)
         writer = _writer(make, out, job.overwrite)
-        return _write(run, writer, journal, bar, begun, table)
+        return _write(run, writer, journal, bar, begun, table, cancel)
 
 
 def _write(
@@ -164,19 +233,11 @@ def _write(
     bar: Callable[[int, int], Any],
     begun: dict[str, Any],
     table: Path | None,
+    cancel: CancelToken | None,
 ) -> dict[str, Any]:
     """Do what is left, and write the labels, the table and the provenance."""
     start = time.perf_counter()
-    for plane in range(len(run.series)):
-        writer.write(plane, run.labels(plane))  # what is outlined, so that a viewer shows it from the beginning
-    with bar(0, 0) as progress:
-
-        def step(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done - progress.n)
-
-        for found in run.run(step):
-            writer.write(found.plane, run.labels(found.plane))
+    _draw(run, _Drawing(run, writer), journal, bar, cancel)
     reports = [run.plane(plane).as_dict() for plane in run.planes]
     if table is not None:
         write_table(table, _rows(run))
@@ -199,6 +260,38 @@ def _write(
     writer.close()
     provenance.commit(writer.path)
     return result
+
+
+def _draw(
+    run: Propagation,
+    drawing: _Drawing,
+    journal: FileJournal,
+    bar: Callable[[int, int], Any],
+    cancel: CancelToken | None,
+) -> None:
+    """Do what is left, and write each plane as it is done."""
+    outlined = drawing.outlines()
+    with bar(len(outlined), 0) as progress:
+        for plane in outlined:
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            drawing.draw(plane)
+            progress.update(1)
+    with bar(0, 0) as progress:
+
+        def step(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done - progress.n)
+
+        taken_up = journal.taken_up
+        for found in run.run(step, cancel):
+            if journal.taken_up > taken_up:
+                taken_up = journal.taken_up
+                drawing.later(found.plane)
+                continue
+            drawing.catch_up(cancel)
+            drawing.draw(found.plane)
+        drawing.catch_up(cancel, to_the_end=True)
 
 
 def _rows(run: Propagation) -> Iterable[dict[str, Any]]:

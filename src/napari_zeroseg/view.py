@@ -271,14 +271,15 @@ class View:
         ----------
         asked : sequence of Asked
         cancel : CancelToken, optional
-            Looked at between two encodings.
+            Looked at between two encodings, and between the decoder's batches.
 
         Yields
         ------
         tuple of int and Prediction
             Place in `asked`, and the answer in pixels of the plane; window by window.
         """
-        at_once = getattr(self.model, "prompts_at_once", 1)
+        # without batches across windows, to wait for more prompts would hold embeddings for nothing
+        at_once = getattr(self.model, "prompts_at_once", 1) if hasattr(self.model, "predict_each") else 1
         members: dict[Field, list[int]] = {}
         for place, one in enumerate(asked):
             members.setdefault(one.field, []).append(place)
@@ -291,9 +292,12 @@ class View:
                 waiting[asked[place].multimask].append((place, embedding))
             for multimask, those in waiting.items():
                 ready = len(those) if number == len(members) else len(those) - len(those) % at_once
-                if ready:
-                    yield from self._answered(asked, those[:ready], multimask)
-                    del those[:ready]
+                batch = at_once if at_once > 1 else max(ready, 1)
+                for start in range(0, ready, batch):
+                    if start and cancel is not None:
+                        cancel.raise_if_cancelled()
+                    yield from self._answered(asked, those[start : min(start + batch, ready)], multimask)
+                del those[:ready]
 
     def _answered(
         self, asked: Sequence[Asked], those: Sequence[tuple[int, Embedding]], multimask: bool

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from napari_zeroseg.errors import ReadError
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.write import LabelsWriter
 from napari_zeroseg.locks import only_run_on
@@ -48,6 +49,69 @@ def test_a_plane_of_another_size_or_type(zeroseg, raw, tmp_path, odd, words):
     said = zeroseg("segment", folder, *HOW, "-o", tmp_path / "out.tif").error()
     assert f"slice_002.tif is {words}" in said
     assert "move the odd one out of the folder" in said
+
+
+def garbage_header(path):
+    """The start of a TIFF of which nothing else makes sense."""
+    path.write_bytes(path.read_bytes()[:4] + np.random.default_rng(1).bytes(500))
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:20])
+
+
+DAMAGES = {
+    "empty": (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
+    "text": (lambda path: path.write_text("Not a picture."), "picture, though its ending says so"),
+    "garbage": (garbage_header, "slice_"),
+    "cut off": (cut_off, "slice_"),
+}
+
+
+@pytest.mark.parametrize("ending", [".tif", ".png"])
+@pytest.mark.parametrize("damage", list(DAMAGES))
+@pytest.mark.parametrize("where", [0, 2])
+def test_a_damaged_file_is_a_plane_that_cannot_be_read(zeroseg, raw, tmp_path, ending, damage, where):
+    folder = write_folder(tmp_path / "planes", dict(enumerate(raw)), ending)
+    spoil, words = DAMAGES[damage]
+    spoil(folder / f"slice_{where:03}{ending}")
+    out = tmp_path / "out.ome.zarr"
+    done = zeroseg("segment", folder, *HOW, "-o", out)
+    assert done.code == 0
+    assert f"Plane {where} was left empty: " in done.err
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert open_image(out).data[:].any((1, 2)).tolist() == [plane != where for plane in range(5)]
+    report = json.loads(out.with_name(out.name + ".json").read_text())
+    assert [bool(plane["fault"]) for plane in report["planes"]] == [plane == where for plane in range(5)]
+
+
+@pytest.mark.parametrize("ending", [".tif", ".png"])
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_no_file_of_a_folder_can_be_read(zeroseg, raw, tmp_path, ending, damage):
+    folder = write_folder(tmp_path / "planes", dict(enumerate(raw)), ending)
+    for path in folder.iterdir():
+        DAMAGES[damage][0](path)
+    said = zeroseg("segment", folder, *HOW, "-o", tmp_path / "out.tif").error()
+    assert "slice_000" in said
+    assert DAMAGES[damage][1] in said
+
+
+def test_a_damaged_file_of_another_kind_does_not_choose_it(raw, tmp_path):
+    folder = write_folder(tmp_path / "planes", dict(enumerate(raw)), ".png")
+    (folder / "thumbnail.tif").write_bytes(b"")
+    np.testing.assert_array_equal(np.asarray(open_image(folder).data), raw)
+
+
+def test_planes_keep_their_numbers_beside_damaged_files(raw, tmp_path):
+    folder = write_folder(tmp_path / "planes", dict(enumerate(raw)))
+    (folder / "slice_000.tif").write_bytes(b"")
+    planes = open_image(folder).planes()
+    assert len(planes) == 5
+    for number in range(1, 5):
+        np.testing.assert_array_equal(planes.read(number), raw[number])
+    with pytest.raises(ReadError, match=r"Plane 0: slice_000\.tif is empty"):
+        planes.read(0)
 
 
 def test_an_odd_plane_that_shows_when_it_is_read(zeroseg, raw, tmp_path):

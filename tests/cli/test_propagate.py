@@ -7,15 +7,22 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from napari_zeroseg.io.write import write_labels
+from napari_zeroseg.errors import CancelledError
+from napari_zeroseg.io.read import open_image
+from napari_zeroseg.io.write import LabelsWriter, write_labels
+from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
+from napari_zeroseg.propagate_file import PropagateRun, propagate_file
+from napari_zeroseg.propagation import PropagationOptions
+from napari_zeroseg.registry import load_model
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +124,79 @@ def test_killed_in_the_middle_and_taken_up(zeroseg, start, long, tmp_path):
     assert zeroseg(*arguments, "-o", whole).code == 0
     np.testing.assert_array_equal(np.load(out), np.load(whole))
     assert not out.with_name(f".{out.name}.partial").exists()
+
+
+class Bar:
+    """Counts what is done, and calls the token off after so many."""
+
+    def __init__(self, total: int, token: CancelToken | None = None, most: int = 0) -> None:
+        self.total, self.n = total, 0
+        self._token, self._most = token, most
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, steps: int = 1) -> None:
+        self.n += steps
+        if self._token is not None and self.n >= self._most > 0:
+            self._token.cancel()
+
+
+@pytest.fixture
+def written(monkeypatch) -> list[int]:
+    """Planes in the order in which they are written."""
+    planes: list[int] = []
+    write = LabelsWriter.write
+    monkeypatch.setattr(
+        LabelsWriter, "write", lambda self, plane, labels: planes.append(plane) or write(self, plane, labels)
+    )
+    return planes
+
+
+def test_only_planes_of_the_range_are_written(long, written, tmp_path):
+    seeds = np.load(long[1])
+    seeds[0] = seeds[3]
+    np.save(long[1], seeds)
+    job = PropagateRun(long[0], long[1], tmp_path / "out.ome.zarr", "2:5", options=PropagationOptions(check=False))
+    bars: list[Bar] = []
+    propagate_file(job, load_model, lambda total, done: bars.append(Bar(total)) or bars[-1])
+    assert written == [3, 4, 2]
+    assert (bars[0].total, bars[0].n) == (1, 1)
+    labels = open_image(job.out).data[:]
+    assert [z for z in range(7) if labels[z].any()] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_what_is_drawn_is_not_drawn_again(long, written, tmp_path, most):
+    """Cancelled between planes, and in the midst of the way back."""
+    job, token = PropagateRun(long[0], long[1], tmp_path / "out.ome.zarr", "2:6"), CancelToken()
+    bars: list[Bar] = []
+
+    def bar(total: int, done: int) -> Bar:
+        bars.append(Bar(total, token, most * (len(bars) == 1)))
+        return bars[-1]
+
+    with pytest.raises(CancelledError):
+        propagate_file(job, load_model, bar, token)
+    first = list(written)
+    written.clear()
+    report = propagate_file(job, load_model, lambda total, done: Bar(total))
+    assert report["steps_done_before"] == most
+    whole = tmp_path / "whole.ome.zarr"
+    again = list(written)
+    written.clear()
+    propagate_file(replace(job, out=whole), load_model, lambda total, done: Bar(total))
+    np.testing.assert_array_equal(open_image(job.out).data[:], open_image(whole).data[:])
+    assert len(first) + len(again) <= len(written) + 1
+    assert 3 not in again[:1]
+
+
+def test_cancelled_before_anything_is_drawn(long, written, tmp_path):
+    job, token = PropagateRun(long[0], long[1], tmp_path / "out.npy"), CancelToken()
+    token.cancel()
+    with pytest.raises(CancelledError):
+        propagate_file(job, load_model, lambda total, done: Bar(total), token)
+    assert written == []

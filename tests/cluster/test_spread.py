@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +16,15 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_zeroseg import tiling
 from napari_zeroseg.cluster import Spread, connected, threads_of
 from napari_zeroseg.cluster.spread import blocks_of
+from napari_zeroseg.cluster.worker import Known
 from napari_zeroseg.errors import ClusterError, InputError, ReadError, WriteError
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.write import LabelsWriter
 from napari_zeroseg.propagate_file import PropagateRun, propagate_file
-from napari_zeroseg.registry import load_model
+from napari_zeroseg.registry import MOBILE_SAM, load_model
 from napari_zeroseg.tasks import keep
 
 from .conftest import TOYS
@@ -175,6 +178,17 @@ def test_propagated_as_by_one_process(client, recipe, toys, source, tmp_path):
     assert (found == 7).any((1, 2)).sum() > 3
     again = Spread(client, recipe, source).propagate(jobs[0], no_bar)
     assert "nothing to do" in again["summary"]
+
+
+def test_models_for_whole_pictures_encode_the_plane(tmp_path):
+    seeds = np.zeros((1, 2000, 2000), np.uint8)
+    seeds[0, 100:120, 100:120] = 1
+    np.save(tmp_path / "seeds.npy", seeds)
+    spread, plane = Spread.__new__(Spread), tiling.whole((2000, 2000))
+    for is_whole in (True, False):
+        spread.model = Known(replace(MOBILE_SAM, whole_picture=is_whole), "key")
+        fields = spread._fields_of(tmp_path / "seeds.npy", (2000, 2000))
+        assert (fields == [plane]) is is_whole
 
 
 class TestConnection:

@@ -410,8 +410,11 @@ class TestFolder:
     def test_a_text_among_them_is_named(self, tmp_path, volume):
         tifffile.imwrite(tmp_path / "0.tif", volume[0])
         (tmp_path / "1.tif").write_text("not a picture")
-        with pytest.raises(ReadError, match=r"1\.tif is not a TIFF"):
-            open_image(tmp_path)
+        tifffile.imwrite(tmp_path / "2.tif", volume[2])
+        planes = open_image(tmp_path).planes()
+        np.testing.assert_array_equal(planes.read(2), volume[2])
+        with pytest.raises(ReadError, match=r"Plane 1: 1\.tif is not a TIFF"):
+            planes.read(1)
 
     def test_a_cut_file_is_named_when_its_plane_is_read(self, tmp_path, volume):
         for number, plane in enumerate(volume):
@@ -422,3 +425,21 @@ class TestFolder:
         planes.read(1)
         with pytest.raises(ReadError, match=r"Plane 2: 2\.tif is cut off"):
             planes.read(2)
+
+
+def test_nonsense_of_any_kind_is_a_damaged_file(tmp_path):
+    """It leads behind the end of what a system can seek, or has tags of types that make no sense."""
+    path, rng = tmp_path / "picture.tif", np.random.default_rng(0)
+    tifffile.imwrite(path, np.zeros((64, 80), np.uint8), bigtiff=True)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8] + b"\xff" * 8 + whole[16:])
+    with pytest.raises(ReadError, match="is truncated"):
+        open_image(path)
+    tifffile.imwrite(path, np.zeros((64, 80), np.uint8))
+    whole = path.read_bytes()
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[8:200] = rng.permutation(np.frombuffer(whole[8:200], np.uint8)).tobytes()
+        path.write_bytes(damaged)
+        with contextlib.suppress(ReadError, InputError, InputTypeError):
+            open_image(path)

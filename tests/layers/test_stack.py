@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import time
 from dataclasses import dataclass
 
@@ -15,16 +16,16 @@ from napari_zeroseg._napari import prompt_layers, turns
 from napari_zeroseg._napari.engine import Engine
 from napari_zeroseg._napari.stack_results import OneEdit
 from napari_zeroseg._napari.stack_session import StackSession
-from napari_zeroseg._napari.stack_work import Change
+from napari_zeroseg._napari.stack_work import Change, PlaneDone
 from napari_zeroseg.automatic import AutomaticOptions
 from napari_zeroseg.embeddings import EmbeddingStore
-from napari_zeroseg.errors import InputError
+from napari_zeroseg.errors import InputError, WriteError
 from napari_zeroseg.jobs import InferenceQueue
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.propagation import Direction
 
-from .conftest import HandBridge, ToyEngine
+from .conftest import FloodEngine, HandBridge, ToyEngine
 
 PLANES, SIZE, SEED = 5, 192, 2
 SEARCH = AutomaticOptions(points_per_side=6, pred_iou_thresh=0.7, stability_score_thresh=0.8)
@@ -111,6 +112,16 @@ def seeded(bench, phantom):
     return bench
 
 
+class FullDisk(np.ndarray):
+    """Labels of which the first rows can still be written."""
+
+    def __setitem__(self, key, value):
+        if (np.asarray(value) != np.asarray(self[key])).any():
+            super().__setitem__((*key[:-2], slice(20)), np.asarray(value)[:20])
+            if np.asarray(value)[20:].any():
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def mean_iou(found, truth):
     return np.mean([iou(found == n, truth == n) for n in np.unique(truth) if n])
 
@@ -141,6 +152,25 @@ class TestPropagate:
         (file,) = (tmp_path / "labels").iterdir()
         assert file.name.startswith("em-propagated-")
         np.testing.assert_array_equal(open_image(file).data[:], held)
+
+    def test_planes_are_drawn_one_at_a_time(self, seeded, phantom, monkeypatch):
+        """All of a large stack at once would fill the memory, and stop the window."""
+        seeded.session.labels.data[:] = phantom[1]
+        seeded.session.set_choices(everywhere=True, whole=False, first=1, last=3)
+        monkeypatch.setattr(turns, "STEP", 60.0)
+        drawn = []
+        step = turns.Turns.step
+
+        def watched(turn):
+            told = step(turn)
+            drawn.append([event.plane for event in told if isinstance(event, PlaneDone)])
+            return told
+
+        monkeypatch.setattr(turns.Turns, "step", watched)
+        seeded.session.propagate()
+        seeded.settle()
+        assert [planes for planes in drawn if planes][:3] == [[1], [2], [3]]
+        assert max(map(len, drawn)) == 1
 
     def test_masks_vote_on_a_map_of_classes(self, seeded, phantom):
         """What a threshold finds has rough outlines and specks; the masks' are smooth."""
@@ -264,6 +294,26 @@ class TestStopping:
         seeded.settle()
         assert (seeded.found[3] == 7).all()
         assert "was edited meanwhile" in seeded.log()
+
+    def test_no_room_for_results(self, seeded, phantom):
+        """Labels that are too large for the memory lie on a disk, which may become full."""
+        seeded.session.propagate()
+        seeded.until(lambda: seeded.found[3].any())
+        layer, held = seeded.session.results.layer, np.array(seeded.found)
+        data = layer.data
+        full = data.view(FullDisk)
+        layer._data = full
+        seeded.settle()
+        (error,) = seeded.bridge.errors
+        assert isinstance(error, WriteError)
+        assert "could not be written ([Errno 28] No space left on device): make room" in str(error)
+        assert str(error) in seeded.log()
+        np.testing.assert_array_equal(np.asarray(full), held)
+        layer._data = data
+        seeded.session.propagate_again()
+        seeded.settle()
+        assert all(mean_iou(seeded.found[plane], phantom[1][plane]) > 0.7 for plane in range(PLANES))
+        assert "edited meanwhile" not in seeded.log()
 
     @pytest.mark.parametrize("which", ["em", "own", "em – propagated"])
     def test_removing_a_layer(self, seeded, which):
@@ -435,10 +485,25 @@ class TestOther:
         seeded.session.set_choices(whole=False, first=SEED, last=SEED + 1)
         seeded.session.encode_ahead()
         seeded.settle()
-        assert "2 planes encoded: 2 windows." in seeded.log()
+        assert "2 of 2 planes encoded: 2 windows." in seeded.log()
         seeded.session.encode_ahead()
         seeded.settle()
-        assert "0 windows, " in seeded.runner.log[-1]
+        assert seeded.runner.log[-1].endswith("2 of 2 planes encoded: 0 windows, 2 were there already.")
+
+    def test_encoding_tells_what_was_not_done(self, make_bench, squares):
+        """A plane without anything is skipped, and where the room ends the others are left."""
+        squares[1], squares[2, 0, 9] = 7, 90
+        bench = make_bench(FloodEngine())
+        bench.session.choose_image(bench.viewer.add_image(squares))
+        bench.viewer.dims.set_current_step(0, 1)
+        bench.session.encode_ahead()
+        bench.settle()
+        assert bench.runner.log[-1].endswith("2 of 3 planes encoded: 2 windows. 1 plane was skipped.")
+        bench.session._channel.engine().store = EmbeddingStore(memory_bytes=1)
+        bench.session.encode_ahead()
+        bench.settle()
+        assert "1 of 3 planes encoded: 1 window. 1 plane was skipped. The room" in bench.runner.log[-1]
+        assert "give more by ZEROSEG_MEMORY_CACHE" in bench.runner.log[-1]
 
     def test_encoding_waits_while_the_user_works(self, seeded):
         seeded.session.encode_ahead()

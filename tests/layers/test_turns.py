@@ -123,3 +123,10 @@ def test_cancelling_during_a_step():
     waiting.join(10)
     assert told == [[]]
     rest(turn)
+
+
+def test_what_is_large_ends_a_step(monkeypatch):
+    monkeypatch.setattr(turns, "STEP", 60.0)
+    turn = Turns(count_to(5), lambda one: one in (1, 2))
+    assert [turn.step(), turn.step(), turn.step()] == [[0, 1], [2], [3, 4]]
+    assert turn.has_ended

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,9 +22,12 @@ from napari_zeroseg.propagation import (
     propagate,
     propagation_of,
     repropagate,
+    step,
+    tracking,
 )
-from napari_zeroseg.propagation.step import advance
+from napari_zeroseg.propagation.step import Found, advance, apart, own_scores
 from napari_zeroseg.registry import load_model
+from napari_zeroseg.tiling import whole
 from napari_zeroseg.view import View
 
 SEED = 2
@@ -147,6 +152,98 @@ def test_objects_in_several_windows_are_one_batch(model, monkeypatch):
     assert sum(sizes) == len(found) == len(objects)
 
 
+class TestLooksAtTheToken:
+    """Work in one window may take a second, so that nothing goes on to the next without a look."""
+
+    @pytest.fixture
+    def large(self):
+        raw, truth = em_like_stack(2, 1100, seed=3)
+        return raw, masks.of_labels(truth[0])
+
+    @pytest.fixture
+    def spent(self):
+        token = CancelToken()
+        token.cancel()
+        return token
+
+    def test_motion(self, large, model, spent, monkeypatch):
+        raw, objects = large
+        monkeypatch.setattr(step, "motion_in", lambda *_: pytest.fail("it went on"))
+        with pytest.raises(CancelledError):
+            advance(View(model, raw[1]), raw[0], objects, ONE_WAY, cancel=spent)
+
+    def test_the_plane_where_they_are_outlined(self, large, model, spent):
+        raw, objects = large
+        view = View(model, raw[0])
+        with pytest.raises(CancelledError):
+            own_scores(view, objects, ONE_WAY, spent)
+        assert not view.seconds_encoding
+
+    def test_outlines_of_a_whole_stack(self, stack, model, spent):
+        with pytest.raises(CancelledError):
+            propagation_of(stack[0], model, stack[1], cancel=spent)
+
+    def test_a_run_hands_its_token_on(self, stack, model, monkeypatch):
+        token = CancelToken()
+        seen = []
+        monkeypatch.setattr(tracking, "own_scores", lambda *args: seen.append(args[-1]) or own_scores(*args))
+        propagation_of(stack[0], model, one_object(stack[1], SEED), options=ONE_WAY).finish(cancel=token)
+        assert seen
+        assert all(one is token for one in seen)
+
+
+def test_models_for_whole_pictures_see_the_plane(model, store):
+    raw, truth = em_like_stack(2, 1100, seed=3)
+    counted = Counting(model)
+    counted.spec = replace(model.spec, whole_picture=True)
+    objects = masks.of_labels(truth[0])
+    for view, ask in (
+        (View(counted, raw[1], store), lambda view: advance(view, raw[0], objects, ONE_WAY)),
+        (View(counted, raw[0], store), lambda view: own_scores(view, objects, ONE_WAY)),
+    ):
+        ask(view)
+        assert view.fields == [whole(raw.shape[1:])]
+
+
+class TestOverlaps:
+    """The better score has the pixel."""
+
+    def found(self, score: float, columns: slice) -> Found:
+        return Found((slice(0, 10), columns, np.ones((10, columns.stop - columns.start), bool)), score, 1.0)
+
+    def test_whatever_plane_they_come_from(self, stack, model, store, monkeypatch):
+        """An object that was lost for a plane is looked for from another plane than the others."""
+        raw, truth = stack
+        seeds = {0: np.where(truth[0] == 1, 1, 0), 1: np.where(truth[1] == 2, 2, 0)}
+        at = {1: self.found(0.95, slice(0, 20)), 2: self.found(0.99, slice(10, 30))}
+
+        def advanced(view, before, objects, *_):
+            return {label: None if view.picture[0, 0] == raw[1][0, 0] else at[label] for label in objects}
+
+        monkeypatch.setattr(tracking, "advance", advanced)
+        raw = raw.copy()
+        raw[1][0, 0] = 255 - raw[2][0, 0]
+        options = PropagationOptions(check=False, direction=Direction.FORWARDS)
+        run = propagate(raw, model, seeds, planes=range(3), options=options, store=store)
+        assert {one.label for one in run.plane(2).objects} == {1, 2}
+        patches = run.plane(2).patches
+        assert not (full(patches[1]) & full(patches[2])).any()
+        assert masks.area(patches[2]) == 200
+
+    def test_protected_labels(self):
+        protected = np.zeros((256, 256), np.uint8)
+        protected[:, :5] = 9
+        kept = apart({1: self.found(0.9, slice(0, 20)), 2: None}, (256, 256), protected)
+        assert kept[2] is None
+        assert masks.area(kept[1].patch) == 150
+
+
+def full(patch) -> np.ndarray:
+    there = np.zeros((256, 256), bool)
+    there[patch[0], patch[1]] = patch[2]
+    return there
+
+
 class TestPlanesAsTheyCome:
     def test_each_is_told_first_without_and_then_with_certainty(self, stack, model, store):
         run = propagation_of(stack[0], model, one_object(stack[1], SEED), store=store)
@@ -266,6 +363,16 @@ class TestWhatIsThere:
         assert (volume[keep > 0] == keep[keep > 0]).all()
         assert (volume[3] == 2).any()
         assert not (run.plane(3).patches[2][2] & (keep[3] == 9)[run.plane(3).patches[2][:2]]).any()
+
+    def test_labels_of_a_narrow_type_with_outlines_of_large_numbers(self, stack, model, store):
+        raw, truth = stack
+        keep = np.zeros(truth.shape, np.uint8)
+        keep[1, :5] = 9
+        seeds = {plane: np.where(truth[plane] == 2, 300, 0) for plane in (0, 1)}
+        seeds[0] += np.where(truth[0] == 1, 1, 0)
+        run = propagate(raw, model, seeds, planes=range(3), keep=keep, options=ONE_WAY, store=store)
+        assert iou(run.labels(2) == 300, truth[2] == 2) > 0.7
+        assert (run.labels(1)[:5] == 9).all()
 
     def test_objects_do_not_overlap(self, both_ways):
         for plane in range(PLANES):

@@ -404,3 +404,32 @@ def test_models_for_whole_pictures_see_the_plane():
     assert found.mask.sum() == 1600
     view.predict([Prompt(box=(299, 299, 340, 340))], field=512)
     assert model.encoded[1:] == [(512, 512)]
+
+
+def test_a_model_without_batches_across_windows_holds_no_embeddings(plane):
+    """How many prompts it answers at once tells nothing then."""
+    model = Regions()
+    model.prompts_at_once = 16
+    fields = [Field(0, 0, 1024, 1024), Field(1000, 1000, 2024, 2024)]
+    answers = View(model, plane).answers([Asked(field, Prompt(points=[[20, 20]]), False) for field in fields])
+    assert next(answers)[0] == 0
+    assert len(model.encoded) == 1
+
+
+def test_the_decoder_is_stopped_between_batches(plane):
+    class Across(Regions):
+        prompts_at_once = 2
+
+        def predict_each(self, embeddings, prompts, multimask=False):
+            return self.predict(embeddings[0], prompts, multimask)
+
+    model, token = Across(), CancelToken()
+    asked = [Asked(Field(0, 0, 1024, 1024), Prompt(points=[[20, 20]]), False)] * 5
+    assert [place for place, _ in View(model, plane).answers(asked, token)] == [0, 1, 2, 3, 4]
+    assert model.batches == [2, 2, 1]
+    answers = View(model, plane).answers(asked, token)
+    next(answers)
+    token.cancel()
+    with pytest.raises(CancelledError):
+        list(answers)
+    assert model.batches == [2, 2, 1, 2]

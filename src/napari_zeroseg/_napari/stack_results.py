@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from napari_zeroseg._napari import prompt_layers
 from napari_zeroseg._napari.history import EditRef, newest_edit
 from napari_zeroseg._napari.stack_place import StackPlace
 from napari_zeroseg._napari.stack_work import Change, PlaneDone, checksum
-from napari_zeroseg.errors import InputError
+from napari_zeroseg.errors import InputError, WriteError
+
+_FAULTS = (TypeError, NotImplementedError, ValueError, IndexError, OSError)
+"""What arrays raise that are read-only, computed, or lie on a disk that is full or gone."""
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -64,22 +68,49 @@ class Results:
         return dict(self._sums)
 
     def write(self, done: PlaneDone) -> bool:
-        """Write a plane; False if it was edited since this layer or the work behind `done` saw it."""
+        """Write a plane; False if it was edited since this layer or the work behind `done` saw it.
+
+        Raises
+        ------
+        InputError, WriteError
+            If the layer cannot hold these labels, or they cannot be written; the plane stays as it was.
+        """
         if done.labels is None:
             return True
-        here = checksum(self.place.read(self.layer.data, done.plane))
-        if here not in (self._sums.get(done.plane, self._empty), done.seen):
+        before = self._read(done.plane)
+        if checksum(before) not in (self._sums.get(done.plane, self._empty), done.seen):
             return False
         if done.labels.max(initial=0) > np.iinfo(self.layer.data.dtype).max:
             raise InputError(
                 f"'{self.layer.name}' holds labels up to {np.iinfo(self.layer.data.dtype).max}: choose labels with a "
                 "wider data type."
             )
-        self.layer.data[self.place.box(done.plane)] = self.place.turned(done.labels)
+        self._put(done.plane, done.labels, before)
         self._sums[done.plane] = checksum(done.labels)
         self.rows[done.plane] = done.rows
         self.largest = max(self.largest, int(done.labels.max(initial=0)))
         return True
+
+    def _read(self, plane: int) -> NDArray[Any]:
+        try:
+            return np.array(self.place.read(self.layer.data, plane))
+        except _FAULTS as error:
+            raise WriteError(f"Plane {plane} of '{self.layer.name}' cannot be read ({error}): start anew.") from error
+
+    def _put(self, plane: int, labels: NDArray[Any], before: NDArray[Any]) -> None:
+        box = self.place.box(plane)
+        try:
+            self.layer.data[box] = self.place.turned(labels)
+        except _FAULTS as error:
+            # labels on disk are written in parts, of which some may have come; what is there is not the user's edit
+            with suppress(*_FAULTS):
+                self.layer.data[box] = self.place.turned(before)
+            with suppress(*_FAULTS):
+                self._sums[plane] = checksum(self.place.read(self.layer.data, plane))
+            raise WriteError(
+                f"Plane {plane} of '{self.layer.name}' could not be written ({error}): make room on the disk where it "
+                "lies, then start again; what was written before stays."
+            ) from error
 
     @property
     def table(self) -> list[Mapping[str, Any]]:
@@ -115,7 +146,7 @@ class OneEdit:
                     f"'{self.layer.name}' was edited on plane {change.plane} meanwhile and is left as it is: try again."
                 )
             self.layer.data[change.box] = change.after
-        except (TypeError, NotImplementedError, ValueError, IndexError, OSError) as error:
+        except _FAULTS as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -133,8 +164,9 @@ class OneEdit:
         return newest_edit(self.layer) if self._done else None
 
     def revert(self) -> None:
-        """Put everything back."""
+        """Put everything back, as far as a disk that has become full lets it."""
         for change in reversed(self._done):
-            self.layer.data[change.box] = change.before
+            with suppress(*_FAULTS):
+                self.layer.data[change.box] = change.before
         self._done.clear()
         self.layer.refresh(extent=False)

@@ -9,7 +9,7 @@ from time import monotonic
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel
-from napari_zeroseg._napari.stack_work import Event, Progressed, Work
+from napari_zeroseg._napari.stack_work import Event, PlaneDone, Progressed, Work
 from napari_zeroseg._napari.turns import Turns
 from napari_zeroseg.jobs import CancelToken, Priority
 
@@ -47,7 +47,7 @@ class Task:
         self.progress = Progressed(0, 0)
         self.unit = unit
         self.is_paused = False
-        self._turns: Turns[Event] = Turns(work)
+        self._turns: Turns[Event] = Turns(work, _is_large)
         self._channel = channel
         self._gives_way = gives_way
         self._quiet_from = 0.0
@@ -121,6 +121,11 @@ class Task:
             self.ended.emit()
         else:
             self._go_on()
+
+
+def _is_large(event: Event) -> bool:
+    """A plane of labels is drawn before the next is made, so that the window answers in between."""
+    return isinstance(event, PlaneDone) and event.labels is not None
 
 
 def _clock(seconds: float) -> str:

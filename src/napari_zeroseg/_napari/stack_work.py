@@ -21,7 +21,7 @@ from napari_zeroseg.automatic import AutomaticOptions, filter_area, segment_ever
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade.text import not_read
 from napari_zeroseg.cascade.votes import vote
-from napari_zeroseg.encode_ahead import AheadProgress, encode_stack
+from napari_zeroseg.encode_ahead import AheadProgress, EncodedPlane, encode_stack
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.propagation import (
@@ -204,7 +204,7 @@ class Following:
             raise InputError(
                 f"There is no labelled object on plane {here}: outline one there, or begin from all labelled planes."
             )
-        seeds: object = self._labels if self._everywhere else {here: kept[here]}
+        seeds = kept if self._everywhere else {here: kept[here]}
         run = propagation_of(
             stack.shown.series(),
             engine.model(stack.model),
@@ -214,11 +214,13 @@ class Following:
             keep=kept,
             store=engine.store,
             journal=self._journal,
+            cancel=token,
         )
         self._run = run
         self._outlined = set(kept) if self._everywhere else {here}
         tell(Surveyed({}, [], sorted(self._outlined), ""))
         for plane in kept:
+            token.raise_if_cancelled()
             tell(PlaneDone(plane, run.labels(plane)))
         self._take(run, run.run(_steps(tell), token), tell)
 
@@ -407,10 +409,13 @@ def encode(stack: Stack, centre: tuple[float, float], token: CancelToken, tell: 
     """Encode planes, that on the screen first, windows near `centre` (row, column) first."""
     engine = stack.engine()
 
+    looked: dict[int, int] = {}
+
     def on_window(progress: AheadProgress) -> None:
+        looked[progress.plane] = progress.window
         tell(Progressed(progress.planes_done + progress.window / progress.windows, progress.planes))
 
-    encoded = kept = 0
+    done = []
     for one in encode_stack(
         stack.shown.series(),
         engine.model(stack.model),
@@ -421,8 +426,27 @@ def encode(stack: Stack, centre: tuple[float, float], token: CancelToken, tell: 
         progress=on_window,
         cancel=token,
     ):
-        encoded, kept = encoded + one.encoded, kept + (one.windows - one.encoded)
+        done.append(one)
         if one.fault:
             tell(PlaneDone(one.plane, None, fault=one.fault))
-    found = f", {kept} were there already" if kept else ""
-    tell(Told(f"{len(stack.planes)} planes encoded: {encoded} windows{found}."))
+    room = "ZEROSEG_MEMORY_CACHE" if engine.store.folder is None else "ZEROSEG_DISK_CACHE"
+    tell(Told(_encoded(done, looked, len(stack.planes), room)))
+
+
+def _encoded(done: Sequence[EncodedPlane], looked: Mapping[int, int], planes: int, room: str) -> str:
+    """What a walk over so many planes has done, in a sentence or two.
+
+    `looked` is how many windows of a plane it has come to: the room for embeddings may end in the middle of one.
+    """
+    whole = [one for one in done if not one.fault and looked.get(one.plane, 0) == one.windows]
+    skipped = sum(bool(one.fault) for one in done)
+    encoded = sum(one.encoded for one in done)
+    told = f"{len(whole)} of {planes} planes encoded: {encoded} window{'s' * (encoded != 1)}"
+    if there := sum(looked.values()) - encoded:
+        told += f", {there} were there already"
+    told += "."
+    if skipped:
+        told += f" {skipped} plane{'s were' if skipped > 1 else ' was'} skipped."
+    if len(whole) + skipped < planes:
+        told += f" The room for embeddings is used up: give more by {room}."
+    return told

@@ -27,12 +27,18 @@ class Turns(Generic[T]):
     ----------
     work : callable
         Called with a token to look at and a function that tells what was done.
+    is_large : callable, optional
+        Whether what was told is so much that the next look ends the step, however short: such as a plane of labels,
+        which takes memory until it is taken, and time of whoever takes it.
     """
 
-    def __init__(self, work: Callable[[CancelToken, Callable[[T], None]], None]) -> None:
+    def __init__(
+        self, work: Callable[[CancelToken, Callable[[T], None]], None], is_large: Callable[[T], bool] = lambda _: False
+    ) -> None:
         self.seconds = 0.0
         """That were worked; waiting between steps does not count."""
         self._work = work
+        self._is_large = is_large
         self._token = _Token()
         self._told: list[T] = []
         self._error: Exception | None = None
@@ -75,7 +81,7 @@ class Turns(Generic[T]):
 
     def _run(self) -> None:
         try:
-            self._work(self._token, lambda one: self._told.append(one))
+            self._work(self._token, self._tell)
         except CancelledError:
             pass
         except Exception as error:
@@ -84,23 +90,30 @@ class Turns(Generic[T]):
             self._has_ended = True
             self._token.handed_back.release()
 
+    def _tell(self, one: T) -> None:
+        self._told.append(one)
+        if self._is_large(one):
+            self._token.is_full = True
+
 
 class _Token(CancelToken):
-    """A look at it ends the step, if that was long enough."""
+    """A look at it ends the step, if that was long enough, or enough was told."""
 
     def __init__(self) -> None:
         super().__init__()
         self.go = threading.Semaphore(0)
         self.handed_back = threading.Semaphore(0)
+        self.is_full = False
         self._since = 0.0
 
     def begins(self) -> None:
         """Note that a step begins."""
+        self.is_full = False
         self._since = time.perf_counter()
 
     def raise_if_cancelled(self) -> None:
         super().raise_if_cancelled()
-        if time.perf_counter() - self._since < STEP:
+        if not self.is_full and time.perf_counter() - self._since < STEP:
             return
         self.handed_back.release()
         self.go.acquire()

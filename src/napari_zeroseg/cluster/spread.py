@@ -133,7 +133,7 @@ class Spread:
         planes = planes_of(job.planes, len(picture.planes()))
         limits = job.contrast or picture.metadata.get("contrast_limits")
         how = {
-            "fields": _fields_of(job.seeds, picture.planes().plane_shape),
+            "fields": self._fields_of(job.seeds, picture.planes().plane_shape),
             "limits": None if limits is None else (float(limits[0]), float(limits[1])),
         }
         if default_store().folder is not None and not job.out.exists():
@@ -146,6 +146,10 @@ class Spread:
             ((_, report),) = tasks
         told: dict[str, Any] = report
         return told
+
+    def _fields_of(self, seeds: Path, shape: tuple[int, int]) -> list[Field]:
+        """The windows that following looks through."""
+        return [tiling.whole(shape)] if self.model.spec.whole_picture else _fields_of(seeds, shape)
 
     @property
     def _workers(self) -> int:

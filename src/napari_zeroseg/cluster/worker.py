@@ -158,7 +158,7 @@ def embed_block(block: Block, options: Mapping[str, Any], planes: Sequence[int])
 def propagate_on_worker(block: Block, job: PropagateRun) -> dict[str, Any]:
     """Follow objects through all planes, one after the other, as one process does."""
     with _working(block) as (_, model, cancel):
-        return propagate_file(job, lambda: model, lambda total, done: _Watched(cancel))
+        return propagate_file(job, lambda: model, lambda total, done: _Watched(cancel), cancel)
 
 
 class _Watched:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,9 @@ def _open(path: Path) -> Picture:
 def open_images(paths: Sequence[str | PathLike[str]], name: str | None = None) -> Picture:
     """Open files as the planes of one stack, in the order given.
 
+    A damaged file, such as an empty one or text with a picture's ending, is a plane that cannot be read: the others
+    keep their numbers.
+
     Parameters
     ----------
     paths : sequence of path-like
@@ -104,7 +107,7 @@ def open_images(paths: Sequence[str | PathLike[str]], name: str | None = None) -
     Raises
     ------
     ReadError
-        If a file cannot be read.
+        If a file is missing or is none of a picture, or none of them can be read.
     InputError
         If there is none, or one has another kind, shape or type than the first.
     """
@@ -113,15 +116,20 @@ def open_images(paths: Sequence[str | PathLike[str]], name: str | None = None) -
         raise InputError("No files were given: name at least one picture.")
     if len(files) == 1:
         return open_image(files[0])
-    kinds = [_kind_or_reason(file) for file in files]
+    faults: dict[int, str] = {}
+    kinds = [_kind_or_fault(number, file, faults) for number, file in enumerate(files)]
+    first = next((number for number in range(len(files)) if number not in faults), None)
+    if first is None:
+        raise ReadError(faults[0])
     for file, kind in zip(files, kinds, strict=True):
-        if kind != kinds[0]:
+        if kind != kinds[first]:
             raise InputError(
-                f"{file.name} is {kind} but {files[0].name} is {kinds[0]}: all files of a stack must be of one kind."
+                f"{file.name} is {kind} but {files[first].name} is {kinds[first]}: all files of a stack must be of one "
+                "kind."
             )
-    if kinds[0] == "TIFF":
-        return read_tiff_stack(files, name or files[0].stem)
-    return _stack_of_singles(files, kinds[0], name or files[0].stem)
+    if kinds[first] == "TIFF":
+        return read_tiff_stack(files, name or files[0].stem, faults)
+    return _stack_of_singles(files, kinds[first], name or files[0].stem, faults)
 
 
 def kind_of(path: str | PathLike[str]) -> str | None:
@@ -171,17 +179,33 @@ def _kind_or_reason(path: Path) -> str:
     raise ReadError(f"{path.name} is of no kind that is read: {_EXPECTED} was expected.")
 
 
+def _kind_or_fault(number: int, path: Path, faults: dict[int, str]) -> str:
+    """Name the kind of a file; of a damaged one that which its ending promises, with the reason in `faults`."""
+    try:
+        return _kind_or_reason(path)
+    except ReadError as error:
+        promised = _ENDINGS.get(path.suffix.lower())
+        if promised is None or not path.is_file():
+            raise
+        _log.debug("Plane %d cannot be read: %s", number, error)
+        faults[number] = str(error)
+        return promised
+
+
 def _files(folder: Path) -> list[Path]:
     return natural_order(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
 
 
 def _open_folder(folder: Path) -> Picture:
     by_kind: dict[str, list[Path]] = {}
+    whole: set[str] = set()
     for file in _files(folder):
-        kind = _kind(file) or _ENDINGS.get(file.suffix.lower())
+        found = _kind(file)
+        whole |= {found} if found else set()
+        kind = found or _ENDINGS.get(file.suffix.lower())
         if kind:
             by_kind.setdefault(kind, []).append(file)
-    for kind in _STACKED:
+    for kind in sorted(_STACKED, key=lambda kind: kind not in whole):  # one of which nothing is whole comes last
         if kind in by_kind:
             ignored = sum(map(len, by_kind.values())) - len(by_kind[kind])
             if ignored:
@@ -218,20 +242,22 @@ def _tell_gaps(files: Sequence[Path], folder: Path) -> None:
         )
 
 
-def _stack_of_singles(files: list[Path], kind: str, name: str) -> Picture:
+def _stack_of_singles(files: list[Path], kind: str, name: str, faults: dict[int, str]) -> Picture:
     """Join files that hold one plane each; each is decoded when its plane is read."""
     read = _READERS[kind]
-    first = read(files[0])
+    model, first = _first_of(files, read, faults)
     shape, dtype = tuple(first.data.shape), np.dtype(first.data.dtype)
 
     def read_one(index: tuple[int, ...]) -> NDArray[Any]:
         file = files[index[0]]
         if not file.is_file():
             raise ReadError(f"{file.name} is no longer there: bring it back and try again.")
+        if index[0] in faults:
+            raise ReadError(faults[index[0]])
         plane: NDArray[Any] = np.asarray(read(file).data)
         if (plane.shape, plane.dtype) != (shape, dtype):
             raise InputError(
-                f"{file.name} is {plane.shape} {plane.dtype} but {files[0].name} is {shape} {dtype}: all files of a "
+                f"{file.name} is {plane.shape} {plane.dtype} but {model.name} is {shape} {dtype}: all files of a "
                 "stack must have one shape and type, so move the odd one out of the folder."
             )
         return plane
@@ -239,3 +265,14 @@ def _stack_of_singles(files: list[Path], kind: str, name: str) -> Picture:
     free = next(axis for axis in "ZTCQ" if axis not in first.axes)
     data = lazy_planes(read_one, (len(files),), shape, dtype)
     return Picture(data, free + first.axes, first.spacing, first.units, name, first.rgb, first.metadata)
+
+
+def _first_of(files: Sequence[Path], read: Callable[[Path], Picture], faults: dict[int, str]) -> tuple[Path, Picture]:
+    """The first file that can be read, after whose shape and type the others go; why those before it cannot."""
+    for number, file in enumerate(files):
+        if number not in faults:
+            try:
+                return file, read(file)
+            except ReadError as error:
+                faults[number] = str(error)
+    raise ReadError(faults[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,34 +87,48 @@ def read_tiff(path: Path) -> Picture:
     return _picture(data, layout.axes, layout, spacing, units, path)
 
 
-def read_tiff_stack(paths: Sequence[Path], name: str) -> Picture:
+def read_tiff_stack(paths: Sequence[Path], name: str, faults: Mapping[int, str] | None = None) -> Picture:
     """Open several TIFFs, in the order given, as one stack.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    name : str
+        Of the stack.
+    faults : mapping of int to str, optional
+        Why some of them, by place, are known to be no TIFF.
 
     Raises
     ------
     ReadError
-        If one of them cannot be read.
+        If none of them can be read; a damaged one is a plane that cannot be read.
     InputError
         If one has another shape or type than the first.
     """
-    first = None
-    for path in paths:
-        with _opened(path) as tif:
-            layout = _layout(tif, path)
-            if first is None and _spans_files(tif):
-                _log.info("%s names the other files of its stack; all of them are opened as it says.", path.name)
-                return read_tiff(path)
-            if first is None:
-                first, (spacing, units) = layout, tiff_spacing(tif)
-        if (layout.shape, layout.dtype) != (first.shape, first.dtype):
-            raise InputError(
-                f"{path.name} is {_words(layout)} but {paths[0].name} is {_words(first)}: all files of a stack must "
-                "have one shape and type, so move the odd one out of the folder."
-            )
-    assert first is not None
-    same = first
+    broken = dict(faults or {})
+    layouts: dict[int, _Layout] = {}
+    for number, path in enumerate(paths):
+        if number in broken:
+            continue
+        try:
+            with _opened(path) as tif:
+                layouts[number] = _layout(tif, path)
+                if len(layouts) == 1:
+                    spans, (spacing, units) = _spans_files(tif), tiff_spacing(tif)
+        except ReadError as error:
+            _log.debug("Plane %d of %s cannot be read: %s", number, name, error)
+            broken[number] = str(error)
+            continue
+        if spans:
+            _log.info("%s names the other files of its stack; all of them are opened as it says.", path.name)
+            return read_tiff(path)
+    if not layouts:
+        raise ReadError(broken[0])
+    same = _common(layouts, paths)
 
     def read(index: tuple[int, ...]) -> NDArray[Any]:
+        if index[0] in broken:
+            raise ReadError(f"Plane {index[0]}: {broken[index[0]]}")
         try:
             return _Pages(paths[index[0]], same)(index[1:])
         except ReadError as error:
@@ -123,6 +137,18 @@ def read_tiff_stack(paths: Sequence[Path], name: str) -> Picture:
     data = lazy_planes(read, (len(paths), *same.index_shape), same.page_shape, same.dtype)
     stack_axis = "Z" if "Z" not in same.axes else "T" if "T" not in same.axes else "Q"
     return _picture(data, stack_axis + same.axes, same, spacing, units, paths[0], name)
+
+
+def _common(layouts: Mapping[int, _Layout], paths: Sequence[Path]) -> _Layout:
+    """The layout of all files, by place."""
+    model, first = next(iter(layouts.items()))
+    for number, layout in layouts.items():
+        if (layout.shape, layout.dtype) != (first.shape, first.dtype):
+            raise InputError(
+                f"{paths[number].name} is {_words(layout)} but {paths[model].name} is {_words(first)}: all files of a "
+                "stack must have one shape and type, so move the odd one out of the folder."
+            )
+    return first
 
 
 def _words(layout: _Layout) -> str:
@@ -135,7 +161,9 @@ def _opened(path: Path) -> tifffile.TiffFile:
     check_chain(path)
     try:
         return tifffile.TiffFile(path)
-    except (tifffile.TiffFileError, ValueError, KeyError, IndexError) as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # a damaged directory fails in as many ways as there are tags
         raise ReadError(f"{path.name} is a damaged TIFF ({error}): copy or export it again.") from error
 
 

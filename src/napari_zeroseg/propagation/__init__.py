@@ -56,6 +56,7 @@ def propagation_of(
     keep: object = None,
     store: EmbeddingStore | None = None,
     journal: Journal | None = None,
+    cancel: CancelToken | None = None,
 ) -> Propagation:
     """Prepare a propagation; nothing is computed until it is iterated over.
 
@@ -77,6 +78,8 @@ def propagation_of(
         Where embeddings are looked for and kept; without one, each plane is encoded up to three times in a large stack.
     journal : Journal, optional
         Where each step is kept, and found again by the next run.
+    cancel : CancelToken, optional
+        Looked at between planes of `seeds`.
 
     Raises
     ------
@@ -95,7 +98,7 @@ def propagation_of(
     return Propagation(
         series,
         model,
-        Outlines.gather(seeds, series, chosen),
+        Outlines.gather(seeds, series, chosen, cancel),
         chosen,
         options or PropagationOptions(),
         store if store is not None else EmbeddingStore(),
@@ -144,7 +147,7 @@ def propagate(
     >>> found = zs.propagate(stack, model, {12: outlined})
     >>> labels, sure = found.labels(15), found.curve()[15]
     """
-    run = propagation_of(stack, model, seeds, planes=planes, options=options, keep=keep, store=store)
+    run = propagation_of(stack, model, seeds, planes=planes, options=options, keep=keep, store=store, cancel=cancel)
     return run.finish(progress, cancel)
 
 

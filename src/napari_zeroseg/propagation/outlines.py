@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from napari_zeroseg.planes import Planes
 from napari_zeroseg.propagation import masks
 from napari_zeroseg.propagation.masks import Packed
 from napari_zeroseg.segmenter import Patch
+
+if TYPE_CHECKING:
+    from napari_zeroseg.jobs import CancelToken
 
 
 class Outlines:
@@ -29,7 +32,7 @@ class Outlines:
         self._masks: dict[int, dict[int, Packed]] = {}
 
     @classmethod
-    def gather(cls, seeds: object, series: Planes, planes: range) -> Outlines:
+    def gather(cls, seeds: object, series: Planes, planes: range, cancel: CancelToken | None = None) -> Outlines:
         """Take objects from labels.
 
         Parameters
@@ -40,6 +43,8 @@ class Outlines:
             The stack.
         planes : range
             Others are left out.
+        cancel : CancelToken, optional
+            Looked at between planes.
 
         Raises
         ------
@@ -51,12 +56,16 @@ class Outlines:
             for plane in seeds:
                 if not 0 <= int(plane) < len(series):
                     raise InputError(f"There is no plane {plane}: planes are counted from 0 to {len(series) - 1}.")
-            given = {int(plane): np.asarray(labels) for plane, labels in seeds.items() if int(plane) in planes}
-            for plane, labels in given.items():
-                outlines.add_plane(plane, labels)
+            for plane in seeds:
+                if cancel is not None:
+                    cancel.raise_if_cancelled()
+                if int(plane) in planes:
+                    outlines.add_plane(int(plane), np.asarray(seeds[plane]))
         else:
             source = labels_of_planes(seeds, series)
             for plane in planes:
+                if cancel is not None:
+                    cancel.raise_if_cancelled()
                 outlines.add_plane(plane, source.read(plane))
         if not outlines.labels:
             raise InputError("There is no object to follow: outline at least one on one of the planes.")

@@ -127,7 +127,8 @@ class Propagation:
         """Take a corrected plane for outlined, and do again what depends on it.
 
         That is, of the corrected objects alone, the planes between the outlined ones on either side of `plane`, or to
-        the object's ends. What comes out is what a run with the correction from the start would have found.
+        the object's ends. What comes out is what a run with the correction from the start would have found, up to the
+        rounding of the decoder's batches.
 
         Parameters
         ----------
@@ -313,6 +314,8 @@ class Propagation:
         if progress is not None:
             progress(done, done)
         for plane in sorted(provisional):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
             yield self.plane(plane)
 
     def _sweep(self, tracks: Sequence[Track], direction: int) -> Sweep:
@@ -354,7 +357,7 @@ class Propagation:
         outlined = self.outlines.on_plane(plane)
         if not outlined:
             return kept
-        labels = np.zeros(self.series.plane_shape, np.int32) if kept is None else np.array(kept)
+        labels = np.zeros(self.series.plane_shape, np.int32) if kept is None else np.array(kept, np.int32)
         for label, patch in outlined.items():
             labels[patch[0], patch[1]][patch[2]] = label
         return labels

@@ -58,9 +58,10 @@ class Found:
 
 @dataclass(frozen=True)
 class _Asked:
-    """An object where motion puts it, and the window in which to look for it."""
+    """An object where motion puts it, the window around it, and the one in which the model looks for it."""
 
     expected: Patch
+    near: Field
     field: Field
 
 
@@ -71,11 +72,10 @@ def advance(
     options: PropagationOptions,
     planes: int = 1,
     usual: Mapping[int, float] | None = None,
-    protected: NDArray[np.integer] | None = None,
     cancel: CancelToken | None = None,
     missed: Collection[int] = (),
 ) -> dict[int, Found | None]:
-    """Find objects of one plane on another.
+    """Find objects of one plane on another; they may overlap.
 
     Parameters
     ----------
@@ -90,8 +90,6 @@ def advance(
         Distance of both planes; more than 1 over a gap.
     usual : Mapping of int to float, optional
         Predicted IoU of the objects where they were outlined, from :func:`own_scores`.
-    protected : (H, W) integer array, optional
-        Labels that stay: an object gets no pixel that has another one.
     cancel : CancelToken, optional
         Looked at between windows.
     missed : collection of int
@@ -103,7 +101,7 @@ def advance(
         None where an object is not there any more. Objects around which nothing is to be seen, because a tile of the
         plane is of one single value, are left out.
     """
-    asked = _asked(view, before, objects)
+    asked = _asked(view, before, objects, cancel)
     found: dict[int, Found | None] = dict.fromkeys(objects)
     unseen = _on_missing_tiles(view, asked)
     for label in unseen:
@@ -113,10 +111,12 @@ def advance(
         one = _chosen(answer, asked[label].expected, options.step * planes, least)
         floor = _LEAST_SCORE * (usual or {}).get(label, 0.0)
         found[label] = one if one is not None and one.score >= floor else None
-    return _apart(found, view.shape, protected)
+    return found
 
 
-def own_scores(view: View, objects: Mapping[int, Patch], options: PropagationOptions) -> dict[int, float]:
+def own_scores(
+    view: View, objects: Mapping[int, Patch], options: PropagationOptions, cancel: CancelToken | None = None
+) -> dict[int, float]:
     """Predicted IoU of objects on the plane where they are known, asked in the way of :func:`advance`.
 
     Parameters
@@ -125,6 +125,8 @@ def own_scores(view: View, objects: Mapping[int, Patch], options: PropagationOpt
     objects : Mapping of int to Patch
         By label.
     options : PropagationOptions
+    cancel : CancelToken, optional
+        Looked at between windows.
 
     Returns
     -------
@@ -132,18 +134,25 @@ def own_scores(view: View, objects: Mapping[int, Patch], options: PropagationOpt
         0 where the network finds something else, or nothing is to be seen.
     """
     there = {
-        label: _Asked(patch, tiling.window_for(view.shape, masks.extent(patch)))
+        label: _in_window(view, patch, tiling.window_for(view.shape, masks.extent(patch)))
         for label, patch in objects.items()
         if masks.area(patch) >= _SMALLEST
     }
     scores = dict.fromkeys(objects, 0.0)
-    for label, answer in _answers(view, there, _on_missing_tiles(view, there)):
+    for label, answer in _answers(view, there, _on_missing_tiles(view, there), cancel):
         one = _chosen(answer, objects[label], options.step)
         scores[label] = 0.0 if one is None else one.score
     return scores
 
 
-def _asked(view: View, before: NDArray[np.uint8], objects: Mapping[int, Patch]) -> dict[int, _Asked]:
+def _in_window(view: View, expected: Patch, near: Field) -> _Asked:
+    """Look in the window around the object; with a model that was made for whole pictures, on the whole plane."""
+    return _Asked(expected, near, tiling.whole(view.shape) if view.model.spec.whole_picture else near)
+
+
+def _asked(
+    view: View, before: NDArray[np.uint8], objects: Mapping[int, Patch], cancel: CancelToken | None
+) -> dict[int, _Asked]:
     """Where motion puts the objects; those that have left the plane are left out."""
     shift = plane_shift(before, view.picture) if objects else (0, 0)
     aligned = {label: masks.moved(patch, shift, view.shape) for label, patch in objects.items()}
@@ -154,18 +163,20 @@ def _asked(view: View, before: NDArray[np.uint8], objects: Mapping[int, Patch]) 
     }
     asked = {}
     for field in dict.fromkeys(fields.values()):
+        if cancel is not None:
+            cancel.raise_if_cancelled()  # the flow of a window takes a quarter of a second
         motion = motion_in(field, before, view.picture, shift)
         for label in (label for label, own in fields.items() if own == field):
             expected = motion.carried(aligned[label])
             if masks.area(expected) >= _SMALLEST:
-                asked[label] = _Asked(expected, field)
+                asked[label] = _in_window(view, expected, field)
     return asked
 
 
 def _on_missing_tiles(view: View, asked: Mapping[int, _Asked]) -> set[int]:
     """Objects around which nothing is to be seen: a tile of the plane is of one single value."""
-    flat = {field for field in {one.field for one in asked.values()} if is_flat(view.picture[field.slices])}
-    return {label for label, one in asked.items() if one.field in flat}
+    flat = {field for field in {one.near for one in asked.values()} if is_flat(view.picture[field.slices])}
+    return {label for label, one in asked.items() if one.near in flat}
 
 
 def _answers(
@@ -220,10 +231,21 @@ def _usual_overlap(expected: Patch, step: float) -> float:
     return float(size / (size + outline * min(_SLOPE * step, np.sqrt(size) / 4)))
 
 
-def _apart(
-    found: dict[int, Found | None], shape: tuple[int, int], protected: NDArray[np.integer] | None
+def apart(
+    found: Mapping[int, Found | None], shape: tuple[int, int], protected: NDArray[np.integer] | None = None
 ) -> dict[int, Found | None]:
-    """Give each pixel that several want to the one with the best score; those with other labels are no one's."""
+    """Give each pixel that several want to the one with the best score; those with other labels are no one's.
+
+    Parameters
+    ----------
+    found : Mapping of int to Found or None
+        All objects of the plane, wherever they come from.
+    shape : tuple of int
+        (H, W) of the plane.
+    protected : (H, W) integer array, optional
+        Labels that stay: an object gets no pixel that has another one.
+    """
+    found = dict(found)
     taken = np.zeros(shape, bool)
     order = sorted((label for label, one in found.items() if one is not None), key=lambda label: -_score(found[label]))
     for label in order:

@@ -16,7 +16,7 @@ from napari_zeroseg.intensity import to_uint8
 from napari_zeroseg.planes import Planes, check_picture, is_flat
 from napari_zeroseg.propagation.masks import Packed
 from napari_zeroseg.propagation.result import PropagationOptions, Record, StepRecord
-from napari_zeroseg.propagation.step import Found, advance, own_scores
+from napari_zeroseg.propagation.step import Found, advance, apart, own_scores
 from napari_zeroseg.segmenter import Patch, Segmenter
 from napari_zeroseg.view import View
 
@@ -184,9 +184,8 @@ class Sweep:
             picture = self._pictures.read(plane)
         except (InputError, ReadError) as error:
             return StepRecord(fault=str(error))
-        self._ask_for_usual_scores(here)
+        self._ask_for_usual_scores(here, cancel)
         view = View(self._model, picture, self._store)
-        protected = self._protected(plane)
         found: dict[int, Found | None] = {}
         for source in sorted({self._states[track].plane for track in here}):
             objects = {t.label: self._states[t].patch for t in here if self._states[t].plane == source}
@@ -197,15 +196,15 @@ class Sweep:
             planes = abs(plane - source)
             usual = {t.label: self._states[t].usual or 0.0 for t in here}
             missed = {t.label for t in here if self._states[t].missed}
-            found |= advance(view, before, objects, self._options, planes, usual, protected, cancel, missed)
+            found |= advance(view, before, objects, self._options, planes, usual, cancel, missed)
         return StepRecord(
             {
                 label: None if one is None else Record(Packed.of(one.patch), one.score, one.overlap)
-                for label, one in found.items()
+                for label, one in apart(found, view.shape, self._protected(plane)).items()
             }
         )
 
-    def _ask_for_usual_scores(self, here: Sequence[Track]) -> None:
+    def _ask_for_usual_scores(self, here: Sequence[Track], cancel: CancelToken | None) -> None:
         """Ask what the network thinks of the tracks' first masks, where they lie."""
         new = [track for track in here if self._states[track].usual is None]
         for start in sorted({track.start for track in new}):
@@ -215,7 +214,7 @@ class Sweep:
             except (InputError, ReadError):
                 scores = dict.fromkeys(objects, 0.0)  # outlined on a plane that cannot be looked at
             else:
-                scores = own_scores(view, objects, self._options)
+                scores = own_scores(view, objects, self._options, cancel)
             for track in new:
                 if track.start == start:
                     self._states[track].usual = scores[track.label]
