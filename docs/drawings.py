@@ -55,6 +55,7 @@ FLOORS = (
             "teach_file",
             "headless",
             "propagate_file",
+            "link_file",
             "cascade_file",
             "cascade_ways",
             "cluster",
