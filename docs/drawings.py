@@ -68,7 +68,7 @@ FLOORS = (
             "training",
         ),
     ),
-    Floor("Masks to labels", ("automatic", "propagation", "cascade", "link", "instances")),
+    Floor("Masks to labels", ("automatic", "propagation", "cascade", "link", "instances", "precision")),
     Floor("Networks", ("models",)),
     Floor("One plane as a model sees it", ("view",)),
     Floor("What there is, and what is kept", ("registry", "catalogue", "weights", "embeddings")),
