@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from napari_zeroseg.cluster import SpreadLinks
+from napari_zeroseg.cluster import SpreadLinks, connected
 from napari_zeroseg.errors import ClusterError, InputError, ReadError
 from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.write import journal_of
@@ -72,12 +72,9 @@ def test_objects_are_those_of_one_process(client, source, labels, tmp_path, opti
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pass_over_planes", [0, 1, 2])
-def test_a_worker_is_killed_in_the_middle(client, source, labels, tmp_path, pass_over_planes):
-    """In the middle of each pass in turn: the links, the holes, the planes that are written."""
-    workers = client.run(os.getpid)
-    assert len(set(workers.values())) == 2
-    victim = min(workers.values())
-    told = [0]
+def test_a_worker_is_killed_in_the_middle(source, labels, tmp_path, pass_over_planes):
+    """In the middle of each pass in turn, on a cluster of its own: the links, the holes, the planes written."""
+    told, killed = [0], []
 
     @contextmanager
     def bar(total: int, done: int):
@@ -87,16 +84,20 @@ def test_a_worker_is_killed_in_the_middle(client, source, labels, tmp_path, pass
             middle = pass_over_planes * PLANES + 3
             if told[0] < middle <= told[0] + steps:
                 os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
             told[0] += steps
 
         yield SimpleNamespace(update=update)
 
     out = tmp_path / "out.tif"
-    report = link_file(LinkRun(source, out, OPTIONS), bar, lambda path: SpreadLinks(client, path))
+    with connected(workers=2) as client:
+        workers = client.run(os.getpid)
+        assert len(set(workers.values())) == 2
+        victim = min(workers.values())
+        report = link_file(LinkRun(source, out, OPTIONS), bar, lambda path: SpreadLinks(client, path))
+    assert killed == [victim]
     assert told == [3 * PLANES]
     same_as_alone(out, report, labels, OPTIONS)
-    client.wait_for_workers(2, timeout=60)
-    assert victim not in client.run(os.getpid).values()
 
 
 def test_stopped_and_taken_up_with_other_workers(client, source, labels, tmp_path):
