@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_zeroseg.cli_options import labels_path, plane_bar
+from napari_zeroseg.cli_options import add_cluster_options, labels_path, links_on, plane_bar
 from napari_zeroseg.cli_terminal import print_out, told_to_stop
-from napari_zeroseg.errors import CancelledError, InputError, WriteError
+from napari_zeroseg.errors import CancelledError
 
 if TYPE_CHECKING:
-    from napari_zeroseg.io.picture import Picture
     from napari_zeroseg.link import LinkOptions
 
 
@@ -23,7 +22,8 @@ def add_command(commands: Any) -> None:
         "link",
         help="link the labels of planes to objects of a volume",
         description="Link the labels of planes to objects of a volume, numbered anew. Sizes are in the unit of the "
-        "file's voxel size, else in pixels. What is linked, and why: docs/linking.md.",
+        "file's voxel size, else in pixels. Stopped or killed, the same command goes on from there. What is linked: "
+        "docs/linking.md.",
     )
     parser.add_argument("input", type=Path, metavar="LABELS", help="TIFF, folder of TIFFs, OME-Zarr, .npy, NIfTI")
     parser.add_argument("-o", "--out", type=labels_path, required=True, help="labels: .tif, .ome.zarr, .npy or .nii.gz")
@@ -39,55 +39,33 @@ def add_command(commands: Any) -> None:
     tidy.add_argument("--min-volume", type=float, default=0, metavar="V", help="smaller objects")
     tidy.add_argument("--max-hole-area", type=float, default=0, metavar="A", help="holes in a plane up to this size")
     tidy.add_argument("--max-hole-volume", type=float, default=0, metavar="V", help="holes in the volume")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    add_cluster_options(parser, with_model=False)
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there, or begun by another run")
     parser.add_argument("--json", action="store_true", help="print the objects as JSON")
     parser.set_defaults(command=_link)
 
 
 def _link(options: argparse.Namespace) -> None:
-    from napari_zeroseg.io.label_files import open_labels
-    from napari_zeroseg.io.targets import checked_target
-    from napari_zeroseg.io.write import LabelsWriter, discard
-    from napari_zeroseg.link import link_planes
-    from napari_zeroseg.locks import only_run_on
+    from napari_zeroseg.link_file import LinkRun, link_file
 
-    out = checked_target(options.out)
-    source = options.input.expanduser()
-    if source.resolve() == out.resolve():
-        raise InputError(f"{out} is the input itself: choose another name for the linked labels.")
-    if out.exists() and not options.overwrite:
-        raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
-    labels = open_labels(source)
-    count = len(labels.planes())
+    job = LinkRun(options.input, options.out, _how(options), options.overwrite)
     try:
-        with only_run_on(out), told_to_stop(), plane_bar(options.quiet, 2 * count, 0) as bar:
-            linked = link_planes(labels.data, _how(options, labels), progress=lambda done, _: bar.update(done - bar.n))
-            if options.overwrite:
-                discard(out)
-            shape = (
-                (count, *labels.planes().plane_shape) if labels.planes().index_shape else labels.planes().plane_shape
-            )
-            writer = LabelsWriter(out, shape, spacing=labels.spacing, units=labels.units, run="link")
-            try:
-                for number, plane in enumerate(linked):
-                    writer.write(number, plane)
-                    bar.update()
-                writer.close()
-            except BaseException:
-                writer.discard()
-                raise
+        with told_to_stop(), links_on(options) as spread:
+            report = link_file(job, functools.partial(plane_bar, options.quiet), spread)
     except KeyboardInterrupt:
-        raise CancelledError("Stopped; nothing was written: linking begins anew the next time.") from None
+        raise CancelledError(
+            "Stopped. Planes that are done are kept: the same command goes on with the others."
+        ) from None
+    planes = report.pop("planes")
     if options.json:
-        print_out(json.dumps({"out": str(out), "objects": [asdict(one) for one in linked.objects]}, indent=2))
+        print_out(json.dumps(report, indent=2))
     elif not options.quiet:
-        print_out(f"{out}: {len(linked.objects)} objects on {count} planes.")
+        print_out(f"{report['out']}: {len(report['objects'])} objects on {planes} planes.")
 
 
-def _how(options: argparse.Namespace, labels: Picture) -> LinkOptions:
+def _how(options: argparse.Namespace) -> LinkOptions:
     from napari_zeroseg.link import LinkOptions
 
-    step = labels.spacing
     return LinkOptions(
         options.high,
         options.low,
@@ -98,6 +76,5 @@ def _how(options: argparse.Namespace, labels: Picture) -> LinkOptions:
         min_volume=options.min_volume,
         max_hole_area=options.max_hole_area,
         max_hole_volume=options.max_hole_volume,
-        spacing=(step.get("Z", 1.0), step.get("Y", 1.0), step.get("X", 1.0)),
         preserve=options.preserve,
     )

@@ -14,7 +14,7 @@ from napari_zeroseg.errors import UnknownModelError, WriteError, ZerosegError
 from napari_zeroseg.tiling import NARROWEST
 
 if TYPE_CHECKING:
-    from napari_zeroseg.cluster import Spread
+    from napari_zeroseg.cluster import Spread, SpreadLinks
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +35,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", default="auto", choices=("auto", "float32", "bf16", "fp16"), help="default: auto")
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+def add_cluster_options(parser: argparse.ArgumentParser, with_model: bool = True) -> None:
     """Add where the planes are done: here, in several processes, or on a Dask cluster."""
     group = parser.add_argument_group("several processes (needs napari-zeroseg[cluster])")
     where = group.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=_processes, metavar="N", help="processes of this machine, each with the model")
+    each = ", each with the model" if with_model else ""
+    where.add_argument("--workers", type=_processes, metavar="N", help=f"processes of this machine{each}")
     where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask scheduler, such as tcp://10.0.0.1:8786")
 
 
@@ -62,6 +63,18 @@ def cluster_of(options: argparse.Namespace) -> Iterator[Callable[[Path], Spread]
             return Spread(stack.enter_context(connected(options.scheduler, options.workers)), recipe, source)
 
         yield begin
+
+
+@contextlib.contextmanager
+def links_on(options: argparse.Namespace) -> Iterator[Callable[[Path], SpreadLinks] | None]:
+    """Return what begins to link planes on the cluster that the options name, or None; it is left at the end."""
+    if options.workers is None and options.scheduler is None:
+        yield None
+        return
+    from napari_zeroseg.cluster import SpreadLinks, connected
+
+    with contextlib.ExitStack() as stack:
+        yield lambda source: SpreadLinks(stack.enter_context(connected(options.scheduler, options.workers)), source)
 
 
 def numbers(count: int) -> Callable[[str], tuple[float, ...]]:

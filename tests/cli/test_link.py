@@ -9,6 +9,7 @@ import pytest
 
 import napari_zeroseg as zs
 from napari_zeroseg.io.label_files import open_labels
+from napari_zeroseg.io.write import LabelsWriter
 
 SPACING = {"Z": 0.05, "Y": 0.004, "X": 0.004}
 
@@ -60,3 +61,50 @@ def test_absurd_options(zeroseg, planes, tmp_path, flags, sentence):
 def test_one_plane_is_no_stack(zeroseg, tmp_path):
     plane = zs.write_labels(tmp_path / "plane.tif", np.eye(4, dtype=int))
     assert "A stack" in zeroseg("link", plane, "-o", tmp_path / "out.tif").error()
+
+
+def test_stopped_in_the_middle_and_taken_up(zeroseg, planes, tmp_path, monkeypatch):
+    """Planes that are written stay, and other options do not take them up."""
+    out = tmp_path / "out.ome.zarr"
+    write, written = LabelsWriter.write, []
+
+    def until_stopped(self, index, plane):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(index)
+        write(self, index, plane)
+
+    monkeypatch.setattr(LabelsWriter, "write", until_stopped)
+    assert "Planes that are done are kept" in zeroseg("link", planes, "-o", out).error()
+    assert "unfinished run" in zeroseg("link", planes, "-o", out, "--gap", 1).error()
+    written.clear()
+    assert zeroseg("link", planes, "-o", out, "--json").code == 0
+    assert written == [2]
+    monkeypatch.undo()
+    assert zeroseg("link", planes, "-o", tmp_path / "whole.npy").code == 0
+    assert np.array_equal(open_labels(out).data[:], np.load(tmp_path / "whole.npy"))
+
+
+def test_labels_that_cannot_be_linked_leave_nothing(zeroseg, tmp_path):
+    wrong = np.zeros((3, 4, 5), int)
+    wrong[2, 1, 1] = -1
+    np.save(tmp_path / "wrong.npy", wrong)
+    assert "Labels go from 0" in zeroseg("link", tmp_path / "wrong.npy", "-o", tmp_path / "out.ome.zarr").error()
+    assert [file.name for file in tmp_path.iterdir() if "out" in file.name and not file.name.endswith(".lock")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--gap", 1, "--max-hole-volume", 1, "--min-planes", 2, "--preserve")])
+def test_several_processes_link_as_one(zeroseg, planes, tmp_path, flags):
+    pytest.importorskip("distributed", reason="runs on several processes need dask.distributed")
+    alone = zeroseg("link", planes, "-o", tmp_path / "alone.tif", "--json", *flags)
+    several = zeroseg("link", planes, "-o", tmp_path / "several.tif", "--json", "--workers", 2, *flags)
+    assert (several.code, several.err) == (0, "")
+    assert json.loads(several.out)["objects"] == json.loads(alone.out)["objects"]
+    assert (tmp_path / "several.tif").read_bytes() == (tmp_path / "alone.tif").read_bytes()
+
+
+def test_where_the_planes_are_linked(zeroseg, planes, tmp_path):
+    result = zeroseg("link", planes, "-o", tmp_path / "out.tif", "--workers", 2, "--scheduler", "tcp://127.0.0.1:1")
+    assert "not allowed with argument" in result.usage_error()
+    assert "a number of processes" in zeroseg("link", planes, "-o", tmp_path / "out.tif", "--workers", 0).usage_error()

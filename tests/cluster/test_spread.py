@@ -18,7 +18,7 @@ import tifffile
 
 from napari_zeroseg import tiling
 from napari_zeroseg.cluster import Spread, connected, threads_of
-from napari_zeroseg.cluster.spread import blocks_of
+from napari_zeroseg.cluster.futures import blocks_of
 from napari_zeroseg.cluster.worker import Known
 from napari_zeroseg.errors import ClusterError, InputError, ReadError, WriteError
 from napari_zeroseg.io.read import open_image

@@ -24,6 +24,7 @@ from napari_zeroseg.link import (
     remove_specks,
     solve,
 )
+from napari_zeroseg.link.holes import VolumeHoles, hollows_of, join_hollows
 from napari_zeroseg.metrics import joined, overlaps
 from napari_zeroseg.phantom import em_like_stack
 
@@ -348,6 +349,23 @@ def test_holes_of_the_volume_are_those_of_the_whole(seed):
         filled = link_planes(labels, options).array()
         assert np.array_equal(filled, slow_holes(linked, size))
     assert (filled != linked).any()
+
+
+@pytest.mark.parametrize("cuts", [(10,), (4, 10), (1, 2, 3, 9, 10)])
+def test_holes_of_blocks_are_those_of_the_whole(cuts):
+    """Each block begins with the last plane of the one before, since a hole goes on there."""
+    rng = np.random.default_rng(7)
+    labels = np.zeros((10, 16, 18), np.int32)
+    labels[:, 2:14, 2:8] = 1
+    labels[:, 2:14, 9:16] = 2
+    labels[rng.uniform(size=labels.shape) < 0.2] = 0
+    starts = [0, *(stop - 1 for stop in cuts[:-1])]
+    blocks = [pickle.loads(pickle.dumps(hollows_of(labels[a:b]))) for a, b in zip(starts, cuts, strict=True)]
+    for size in (1, 3, np.inf):
+        holes = VolumeHoles.of(join_hollows(blocks), size)
+        filled = np.stack([holes.part(z, z + 1).fill(z, plane) for z, plane in enumerate(labels)])
+        assert np.array_equal(filled, slow_holes(labels, size))
+        assert (filled != labels).any()
 
 
 def test_holes_of_planes_are_filled_before_linking():

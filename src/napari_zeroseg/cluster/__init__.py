@@ -8,7 +8,8 @@ them.
 from __future__ import annotations
 
 from napari_zeroseg.cluster.connection import connected, threads_of
+from napari_zeroseg.cluster.linking import SpreadLinks
 from napari_zeroseg.cluster.spread import Spread
 from napari_zeroseg.cluster.worker import Recipe
 
-__all__ = ["Recipe", "Spread", "connected", "threads_of"]
+__all__ = ["Recipe", "Spread", "SpreadLinks", "connected", "threads_of"]

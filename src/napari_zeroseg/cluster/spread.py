@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import find_objects
 
 from napari_zeroseg import tiling
+from napari_zeroseg.cluster.futures import RETRIES, Tasks, blocks_of, result_of
 from napari_zeroseg.cluster.worker import (
     Block,
     Known,
@@ -29,7 +29,6 @@ from napari_zeroseg.cluster.worker import (
 )
 from napari_zeroseg.embeddings import default_store
 from napari_zeroseg.encode_ahead import EncodedPlane
-from napari_zeroseg.errors import ClusterError, ZerosegError
 from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.write import LabelsWriter
@@ -40,18 +39,7 @@ from napari_zeroseg.tasks import Done, PlaneTask, kept, read_report
 from napari_zeroseg.tiling import Field
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
-
-_LARGEST = 16
-"""Planes of a block at most: what is told at once, and what another worker takes up when one dies."""
-
-_BLOCKS_EACH = 4
-"""Blocks for each worker at least, so that none waits long for the slowest at the end."""
-
-_RETRIES = 2
-"""How often a block that failed is tried again: shared disks have their moments."""
-
-T = TypeVar("T")
+    from distributed import Client
 
 
 class Spread:
@@ -74,8 +62,8 @@ class Spread:
         self._client = client
         self._recipe = recipe
         self._source = source.absolute()
-        future = client.submit(describe, recipe, pure=False, retries=_RETRIES)
-        self.model: Known = _result(future)
+        future = client.submit(describe, recipe, pure=False, retries=RETRIES)
+        self.model: Known = result_of(future)
 
     def run(self, task: PlaneTask, planes: Sequence[int], first: int, writer: LabelsWriter) -> Iterator[Done]:
         """Do planes of the task; yield a report for each, without labels, which the workers have written.
@@ -96,7 +84,7 @@ class Spread:
         if room is None:
             room = default_store().capacity
         block = self._block(None)
-        with _Tasks(self._client, block.stop) as tasks:
+        with Tasks(self._client, block.stop) as tasks:
             for chunk in chunks:
                 mine = dict(options, budget_bytes=room * len(chunk) // len(planes))
                 tasks.add(embed_block, block, mine, chunk)
@@ -141,7 +129,7 @@ class Spread:
                 for _ in self.embed(planes, how):
                     progress.update()
         block = self._block(None)
-        with _Tasks(self._client, block.stop) as tasks:
+        with Tasks(self._client, block.stop) as tasks:
             tasks.add(propagate_on_worker, block, job)
             ((_, report),) = tasks
         told: dict[str, Any] = report
@@ -159,7 +147,7 @@ class Spread:
         return Block(self._source, self._recipe, self.model.model_key, f"zeroseg-stop-{uuid.uuid4().hex}", writer)
 
     def _done(self, block: Block, task: PlaneTask, chunks: Sequence[list[int]]) -> Iterator[PlaneReport]:
-        with _Tasks(self._client, block.stop) as tasks:
+        with Tasks(self._client, block.stop) as tasks:
             for chunk in chunks:
                 tasks.add(do_block, block, task.on(chunk), chunk)
             for _, reports in tasks:
@@ -168,7 +156,7 @@ class Spread:
     def _numbered(self, block: Block, task: PlaneTask, chunks: Sequence[list[int]]) -> Iterator[PlaneReport]:
         assert block.writer is not None
         numbers = _Numbers(block.writer, chunks)
-        with _Tasks(self._client, block.stop) as tasks:
+        with Tasks(self._client, block.stop) as tasks:
             for chunk in chunks:
                 tasks.add(find_block, block, task.on(chunk), chunk)
             for function, reports in tasks:
@@ -225,46 +213,6 @@ def _failed_before(writer: LabelsWriter, plane: int) -> bool:
     return False
 
 
-class _Tasks:
-    """Tasks on the cluster; leaving early stops them."""
-
-    def __init__(self, client: Client, stop: str) -> None:
-        from distributed import as_completed
-
-        self._client = client
-        self._stop = stop
-        self._functions: dict[str, Callable[..., Any]] = {}
-        self._futures = as_completed(loop=client.loop)
-
-    def __enter__(self) -> _Tasks:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, ClusterError):
-            return
-        from distributed import Event
-
-        with suppress(Exception):  # what stopped the run is told, not this
-            Event(self._stop, self._client).set()  # what is being computed stops at the next window
-            self._client.cancel(list(self._futures.futures), force=True)
-
-    def add(self, function: Callable[..., Any], *arguments: object, priority: int = 0) -> None:
-        """Have a function called on some worker."""
-        key = f"{function.__name__}-{uuid.uuid4().hex}"
-        self._functions[key] = function
-        self._futures.add(
-            self._client.submit(function, *arguments, key=key, retries=_RETRIES, priority=priority, pure=False)
-        )
-
-    def __iter__(self) -> Iterator[tuple[Callable[..., Any], Any]]:
-        """Functions and what they returned, as they are done."""
-        for future in self._futures:
-            result = _result(future)
-            function = self._functions.pop(future.key)
-            future.release()
-            yield function, result
-
-
 def _fields_of(seeds: Path, shape: tuple[int, int]) -> list[Field]:
     """The windows in which outlined objects lie; one plane of labels is in memory at a time."""
     series = open_labels(seeds).planes()
@@ -278,34 +226,3 @@ def _fields_of(seeds: Path, shape: tuple[int, int]) -> list[Field]:
                 extent = (rows.start, columns.start, rows.stop - 1, columns.stop - 1)
                 fields.setdefault(tiling.window_for(shape, extent))
     return list(fields)
-
-
-def blocks_of(planes: Sequence[int], workers: int) -> list[list[int]]:
-    """Cut planes into blocks for so many workers."""
-    size = min(_LARGEST, max(1, len(planes) // (_BLOCKS_EACH * workers)))
-    return [list(planes[start : start + size]) for start in range(0, len(planes), size)]
-
-
-def _result(future: Future[T]) -> T:
-    """What a task returned; what went wrong on the way to it, in a sentence."""
-    from distributed import KilledWorker
-    from distributed.comm.core import CommClosedError
-
-    try:
-        return future.result()
-    except ZerosegError:
-        raise
-    except KilledWorker as error:
-        raise ClusterError(
-            "A block of planes was given up because the workers that had it died, which is mostly for want of memory: "
-            "start fewer of them, or give each more. Planes that are done are kept."
-        ) from error
-    except ModuleNotFoundError as error:
-        raise ClusterError(
-            f"The workers do not have {error.name}: install the same napari-zeroseg where they run."
-        ) from error
-    except (CancelledError, CommClosedError) as error:
-        raise ClusterError(
-            "The scheduler is gone. Planes that are done are kept: start it and its workers again, and the same "
-            "command goes on from there."
-        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,13 +86,13 @@ class Block:
     writer: LabelsWriter | None = None
 
 
-_busy = threading.Lock()
+busy = threading.Lock()
 _loaded: dict[Recipe, Segmenter] = {}
 
 
 def describe(recipe: Recipe) -> Known:
     """Load the model and tell which it is."""
-    with _busy:
+    with busy:
         model = _model(recipe)
         return Known(model.spec, model.model_key)
 
@@ -190,32 +190,44 @@ def _file(aside: Path, plane: int) -> Path:
 
 def _writer_of(block: Block) -> LabelsWriter:
     assert block.writer is not None
-    if not block.writer.folder.is_dir():
+    return seen(block.writer)
+
+
+def seen(writer: LabelsWriter) -> LabelsWriter:
+    """Return a writer of the run, if this worker sees where it writes."""
+    if not writer.folder.is_dir():
         raise WriteError(
-            f"{block.writer.folder} is not seen from the worker on {platform.node()}: write where every worker sees it."
+            f"{writer.folder} is not seen from the worker on {platform.node()}: write where every worker sees it."
         )
-    return block.writer
+    return writer
 
 
 @contextmanager
 def _working(block: Block) -> Iterator[tuple[Planes, Segmenter, CancelToken]]:
     """One block at a time in a process, so that one model and one plane are in memory."""
-    with _busy:
+    with busy:
         model = _model(block.recipe)
         if model.model_key != block.model_key:
             raise ClusterError(
                 f"The worker on {platform.node()} has another model ({model.model_key}) than the first one "
                 f"({block.model_key}): give all workers the same weights, and choose --device and --precision."
             )
-        try:
-            series = open_image(block.source).planes()
-        except ReadError as error:
-            raise ReadError(f"On the worker {platform.node()}: {error}") from error
-        stop = _Stop(block.stop)
-        # Planes that dask reads lazily are read here, and not sent for to other workers. After `stop`, whose way to the
-        # scheduler makes that the default.
-        with dask.config.set(scheduler="synchronous"):
+        with reading(lambda: open_image(block.source).planes(), block.stop) as (series, stop):
             yield series, model, stop
+
+
+@contextmanager
+def reading(planes: Callable[[], Planes], stop: str) -> Iterator[tuple[Planes, CancelToken]]:
+    """Open planes at this worker, with what tells when the run of that event is stopped."""
+    try:
+        series = planes()
+    except ReadError as error:
+        raise ReadError(f"On the worker {platform.node()}: {error}") from error
+    token = Stop(stop)
+    # Planes that dask reads lazily are read here, and not sent for to other workers. After the token, whose way to the
+    # scheduler makes that the default.
+    with dask.config.set(scheduler="synchronous"):
+        yield series, token
 
 
 def _model(recipe: Recipe) -> Segmenter:
@@ -231,7 +243,7 @@ def _model(recipe: Recipe) -> Segmenter:
     return _loaded[recipe]
 
 
-class _Stop(CancelToken):
+class Stop(CancelToken):
     """Raised by whoever started the run, through the scheduler; also where the scheduler is gone."""
 
     def __init__(self, name: str) -> None:

@@ -95,3 +95,8 @@ class LinkOptions:
     def voxel(self) -> float:
         """Volume of a voxel."""
         return self.spacing[0] * self.pixel
+
+    @property
+    def fills_volume(self) -> bool:
+        """Whether holes of the volume are looked for, which reads all planes once more."""
+        return self.max_hole_volume >= self.voxel

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from napari_zeroseg.errors import InputError, InputTypeError
 from napari_zeroseg.jobs import CancelToken
-from napari_zeroseg.link.holes import VolumeHoles
+from napari_zeroseg.link.holes import VolumeHoles, hollows_of
 from napari_zeroseg.link.options import LinkOptions
 from napari_zeroseg.link.sections import Linker
 from napari_zeroseg.link.solve import LinkedObject, Relabelling, solve
@@ -93,11 +93,7 @@ def link_planes(
         If `cancel` was raised.
     """
     options = options or LinkOptions()
-    planes = Planes.of(labels, rgb=False)
-    if len(planes.index_shape) != 1:
-        raise InputError(f"A stack (planes, rows, columns) was expected; got shape {tuple(planes.data.shape)}.")
-    if planes.dtype.kind not in "iu":
-        raise InputTypeError(f"Labels to link are integers; got {planes.dtype}.")
+    planes = stack_of(labels)
     linker = Linker(options)
     for index in range(len(planes)):
         if cancel is not None:
@@ -107,9 +103,26 @@ def link_planes(
             progress(index + 1, len(planes))
     relabelling = solve(linker.links(), options)
     linked = Linked(planes, relabelling, None)
-    if options.max_hole_volume < options.voxel:
+    if not options.fills_volume:
         return linked
-    return Linked(planes, relabelling, VolumeHoles(_watched(linked, cancel), options.max_hole_volume / options.voxel))
+    hollows = hollows_of(_watched(linked, cancel))
+    return Linked(planes, relabelling, VolumeHoles.of(hollows, options.max_hole_volume / options.voxel))
+
+
+def stack_of(labels: object) -> Planes:
+    """Return labels as planes to be linked.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        If they are not a stack of integers.
+    """
+    planes = Planes.of(labels, rgb=False)
+    if len(planes.index_shape) != 1:
+        raise InputError(f"A stack (planes, rows, columns) was expected; got shape {tuple(planes.data.shape)}.")
+    if planes.dtype.kind not in "iu":
+        raise InputTypeError(f"Labels to link are integers; got {planes.dtype}.")
+    return planes
 
 
 def _watched(linked: Linked, cancel: CancelToken | None) -> Iterator[NDArray[np.int32]]:

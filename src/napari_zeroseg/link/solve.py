@@ -52,10 +52,8 @@ class Relabelling:
 
     def __init__(self, links: Links, new: Ids, options: LinkOptions) -> None:
         self._options = options
-        self._start = links.start
-        self._bounds = np.searchsorted(links.plane, np.arange(links.start, links.stop + 1))
-        self._label = links.label
-        self._new = new.astype(np.int32)
+        bounds = np.searchsorted(links.plane, np.arange(links.start, links.stop + 1))
+        self._numbers = Numbers(links.start, bounds, links.label, new.astype(np.int32))
         self.objects = _objects(links, new, options)
 
     def apply(self, index: int, plane: Labels) -> NDArray[np.int32]:
@@ -73,11 +71,47 @@ class Relabelling:
         InputError
             If there is no such plane, or it has labels that it did not have then.
         """
-        at = index - self._start
-        if not 0 <= at < len(self._bounds) - 1:
-            raise InputError(f"Plane {index} was not linked: planes go from {self._start}.")
-        own = slice(self._bounds[at], self._bounds[at + 1])
-        return renamed(tidied(plane, self._options), self._label[own], self._new[own])
+        return self._numbers.apply(index, plane, self._options)
+
+    def numbers(self, start: int, stop: int) -> Numbers:
+        """Return what another process needs to do some of the planes."""
+        return self._numbers.part(start, stop)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Numbers:
+    """The objects of the sections of some planes; small enough to be sent between processes.
+
+    Attributes
+    ----------
+    start : int
+        The first plane.
+    bounds : (planes + 1,) int64
+        Where each plane's sections begin.
+    label : (N,) int64
+        Their labels, ascending on each plane.
+    new : (N,) int32
+        Their objects.
+    """
+
+    start: int
+    bounds: Ids
+    label: Ids
+    new: NDArray[np.int32]
+
+    def apply(self, index: int, plane: Labels, options: LinkOptions) -> NDArray[np.int32]:
+        """Return the objects on a plane, as :meth:`Relabelling.apply`."""
+        at = index - self.start
+        if not 0 <= at < len(self.bounds) - 1:
+            raise InputError(f"Plane {index} was not linked: planes go from {self.start}.")
+        own = slice(self.bounds[at], self.bounds[at + 1])
+        return renamed(tidied(plane, options), self.label[own], self.new[own])
+
+    def part(self, start: int, stop: int) -> Numbers:
+        """Those of some of the planes."""
+        bounds = self.bounds[start - self.start : stop - self.start + 1]
+        own = slice(bounds[0], bounds[-1])
+        return Numbers(start, bounds - bounds[0], self.label[own], self.new[own])
 
 
 def renamed(pixels: Labels, known: Ids, new: NDArray[np.int32]) -> NDArray[np.int32]:
