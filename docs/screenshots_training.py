@@ -1,4 +1,4 @@
-"""Make the pictures of the pages on the Train and Evaluate docks; and, in build/screenshots, of a run and its card.
+"""Make the pictures of the pages on the Train and Evaluate docks: as they open, in the middle of a run, and after it.
 
 The pictures in docs/images show the generated EM-like stack. With ``--data FOLDER`` the same is done on a real EM stack
 (FOLDER/em_sbem/train_raw.tif and train_mitochondria.tif) whose licence keeps its pictures out of the project:
@@ -43,14 +43,14 @@ def opened(tour: TrainTour) -> None:
 
 
 def trained(tour: TrainTour, minutes: float) -> None:
-    """Photograph a run that is past its third look at held-back objects, and what came of it, in build/screenshots."""
-    BUILD.mkdir(parents=True, exist_ok=True)
+    """Photograph a run that is past its third look at held-back objects, and what came of it."""
+    tour.out.mkdir(parents=True, exist_ok=True)
     session = tour.dock.session
     session.set_choices(minutes=minutes)
     tour.dock.train.click()
     tour.wait(lambda: session.watch is not None and (len(session.watch.scores) > 2 or not session.watch.is_live), WAIT)
     tour.viewer.window.resize(WINDOW[0], 1000)
-    save(grabbed(tour.viewer.window._qt_window), BUILD / "train.png")
+    save(grabbed(tour.viewer.window._qt_window), tour.out / "train_running.png")
     tour.wait(lambda: not session.watch.is_live, WAIT)
     tour.dock.card_part.heading.setChecked(True)
     tour.settle(1)
