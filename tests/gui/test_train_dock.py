@@ -11,6 +11,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QLabel
 
 from napari_zeroseg._napari import train_watch
+from napari_zeroseg._napari.plots import in_short
 from napari_zeroseg._napari.train import WHAT
 from napari_zeroseg._napari.zoo import Zoo
 from napari_zeroseg.phantom import em_like_stack
@@ -230,3 +231,14 @@ def test_more_gpus_than_there_are_is_one_sentence(open_dock, qtbot):
     dock.train.click()
     qtbot.waitUntil(lambda: "64 processes take a GPU each, and torch finds" in text(dock), timeout=PATIENCE)
     assert states() == {"my-mito": "failed"}
+
+
+def test_small_values_are_not_shown_as_nothing():
+    assert [in_short(value) for value in (0.97, 0.0, 2e-4, 1.0, 4.7e-5, -0.3)] == [
+        "0.97",
+        "0.00",
+        "2e-4",
+        "1.00",
+        "5e-5",
+        "-0.30",
+    ]

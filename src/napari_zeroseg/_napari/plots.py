@@ -122,7 +122,7 @@ class LinePlot(QWidget):
             painter.setPen(self._text)
             right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
             for value, y in zip(self.limits, (area.bottom() - 6, area.top() + 6), strict=True):
-                painter.drawText(QRectF(0, y - 7, _LEFT - 3, 14), right, f"{value:.2f}")
+                painter.drawText(QRectF(0, y - 7, _LEFT - 3, 14), right, in_short(value))
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -147,3 +147,8 @@ def in_two_rows(picture: QPixmap) -> QPixmap:
     painter.drawPixmap(0, side, picture.copy(columns * side, 0, picture.width() - columns * side, side))
     painter.end()
     return made
+
+
+def in_short(value: float) -> str:
+    """A value for an axis: two digits behind the point, or the power of ten of what would be 0.00."""
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 0.005 else f"{value:.2f}"
