@@ -18,19 +18,13 @@ from napari_zeroseg._napari.find_queue import Subject
 from napari_zeroseg._napari.find_session import Finder
 from napari_zeroseg._napari.layers import camera_of, shown_plane
 from napari_zeroseg._napari.prompt_layers import new_labels
+from napari_zeroseg._napari.stack_ahead import encode
 from napari_zeroseg._napari.stack_choices import Choices
 from napari_zeroseg._napari.stack_edits import link, take_over
 from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlace, labels_place, world_of
 from napari_zeroseg._napari.stack_results import Results
 from napari_zeroseg._napari.stack_run import Runner, flagged
-from napari_zeroseg._napari.stack_work import (
-    Following,
-    Searching,
-    Stack,
-    Voting,
-    Wording,
-    encode,
-)
+from napari_zeroseg._napari.stack_work import Following, Searching, Stack, Voting, Wording
 from napari_zeroseg._napari.workspace import picture_of
 from napari_zeroseg._napari.zoo import UNKNOWN, Zoo, shared_zoo
 from napari_zeroseg.automatic.table import write_table

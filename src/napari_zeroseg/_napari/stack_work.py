@@ -1,4 +1,4 @@
-"""What the inference thread does for the Stack dock: follow, search, encode, look for words. No Qt, no napari.
+"""What the inference thread does for the Stack dock: follow, search, look for words. No Qt, no napari.
 
 Each of these is called once, with a token at which it looks between two windows and a function that it tells what is
 done; :class:`~napari_zeroseg._napari.turns.Turns` cuts it into steps.
@@ -21,7 +21,6 @@ from napari_zeroseg.automatic import AutomaticOptions, filter_area, segment_ever
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade.text import not_read
 from napari_zeroseg.cascade.votes import vote
-from napari_zeroseg.encode_ahead import AheadProgress, EncodedPlane, encode_stack
 from napari_zeroseg.errors import InputError, InputTypeError, ReadError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.propagation import (
@@ -403,50 +402,3 @@ class Wording:
             tell(Progressed(done, len(planes)))
         numbers = ", ".join(f"{one.object_id} {one.phrase}" for one in marks if not one.is_unwanted)
         tell(Told(f"Words looked for on {len(planes)} planes: {numbers}."))
-
-
-def encode(stack: Stack, centre: tuple[float, float], token: CancelToken, tell: Tell) -> None:
-    """Encode planes, that on the screen first, windows near `centre` (row, column) first."""
-    engine = stack.engine()
-
-    looked: dict[int, int] = {}
-
-    def on_window(progress: AheadProgress) -> None:
-        looked[progress.plane] = progress.window
-        tell(Progressed(progress.planes_done + progress.window / progress.windows, progress.planes))
-
-    done = []
-    for one in encode_stack(
-        stack.shown.series(),
-        engine.model(stack.model),
-        engine.store,
-        planes=stack.planes,
-        around=stack.place.current,
-        centre=centre,
-        progress=on_window,
-        cancel=token,
-    ):
-        done.append(one)
-        if one.fault:
-            tell(PlaneDone(one.plane, None, fault=one.fault))
-    room = "ZEROSEG_MEMORY_CACHE" if engine.store.folder is None else "ZEROSEG_DISK_CACHE"
-    tell(Told(_encoded(done, looked, len(stack.planes), room)))
-
-
-def _encoded(done: Sequence[EncodedPlane], looked: Mapping[int, int], planes: int, room: str) -> str:
-    """What a walk over so many planes has done, in a sentence or two.
-
-    `looked` is how many windows of a plane it has come to: the room for embeddings may end in the middle of one.
-    """
-    whole = [one for one in done if not one.fault and looked.get(one.plane, 0) == one.windows]
-    skipped = sum(bool(one.fault) for one in done)
-    encoded = sum(one.encoded for one in done)
-    told = f"{len(whole)} of {planes} planes encoded: {encoded} window{'s' * (encoded != 1)}"
-    if there := sum(looked.values()) - encoded:
-        told += f", {there} were there already"
-    told += "."
-    if skipped:
-        told += f" {skipped} plane{'s were' if skipped > 1 else ' was'} skipped."
-    if len(whole) + skipped < planes:
-        told += f" The room for embeddings is used up: give more by {room}."
-    return told

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from napari_zeroseg.catalogue import CLIPSEG
 from napari_zeroseg.devices import is_out_of_memory, memory_error, release
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.models.calls import check_call, check_kinds
 from napari_zeroseg.models.clipseg_conditions import highlighted_pixels_of, mix, pixels_of
 from napari_zeroseg.models.clipseg_convert import convert_original, has_clip, is_original
 from napari_zeroseg.models.clipseg_network import ClipSegNetwork, build_module
@@ -27,7 +28,6 @@ from napari_zeroseg.models.clipseg_taught import TaughtConditions
 from napari_zeroseg.models.clipseg_text import PhraseMemory, Vocabulary, find_vocabulary
 from napari_zeroseg.models.pipelines import seen
 from napari_zeroseg.models.probability_frame import ProbabilityFrame, at_threshold, heat_map
-from napari_zeroseg.models.sam import check_call, check_kinds
 from napari_zeroseg.segmenter import Embedding, Prediction
 from napari_zeroseg.tiling import whole
 from napari_zeroseg.weights import Weights, locate, weights_of

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from napari_zeroseg.devices import is_out_of_memory, memory_error, release
-from napari_zeroseg.errors import InputError, InputTypeError, WeightsError
+from napari_zeroseg.errors import WeightsError
 from napari_zeroseg.models import sam_modules, vit
+from napari_zeroseg.models.calls import check_call, check_kinds
 from napari_zeroseg.models.mask_decoding import MaskDecoding
 from napari_zeroseg.models.pipelines import Pipeline, PromptFrame, SamPipeline, seen
 from napari_zeroseg.models.prompt_embedding import PromptEmbedding, SparsePrompts
@@ -427,35 +428,3 @@ def _inside(box: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.floa
     last = np.array(shape, np.float32) - 0.5
     inside: NDArray[np.float32] = np.clip(box.reshape(2, 2), -0.5, last).reshape(4)
     return inside
-
-
-def check_call(embedding: Embedding, prompts: Sequence[Prompt], model_key: str) -> None:
-    """Raise if `predict` was called with other things than an embedding of that model and prompts.
-
-    Raises
-    ------
-    InputError, InputTypeError
-    """
-    if not isinstance(embedding, Embedding):
-        raise InputTypeError("predict needs what encode returned as its first argument: encode the picture first.")
-    if embedding.model_key != model_key:
-        raise InputError("This embedding was made by another model: encode the picture with this one first.")
-    given: object = prompts  # whatever the types say
-    if not isinstance(given, Sequence) or not all(isinstance(prompt, Prompt) for prompt in given):
-        raise InputTypeError("predict needs a list of prompts, such as [Prompt(points=[(row, column)])].")
-
-
-def check_kinds(spec: ModelSpec, prompt: Prompt) -> None:
-    """Raise if a prompt is of a kind that the model was not made for.
-
-    Raises
-    ------
-    InputError
-        With the kinds that it takes.
-    """
-    unknown = prompt.kinds - spec.accepts
-    if unknown:
-        raise InputError(
-            f"{spec.title} does not take {', '.join(sorted(unknown))} prompts; "
-            f"it takes {', '.join(sorted(spec.accepts))}."
-        )
