@@ -418,6 +418,25 @@ class TestEdits:
         layer.redo()
         assert not np.array_equal(layer.data, before)
 
+    def test_link_removes_specks_and_fills_holes(self, sections):
+        layer = sections.session.labels
+        number = int(layer.data[0].max())
+        rows, columns = np.nonzero(layer.data[0] == number)
+        hole = (0, int(rows.mean()), int(columns.mean()))
+        assert layer.data[hole] == number
+        layer.data[hole] = 0
+        empty = layer.data[0] == 0
+        empty[hole[1:]] = False
+        speck = (0, *(int(axis[0]) for axis in np.nonzero(empty)))
+        layer.data[speck] = 77
+        sections.session.set_choices(specks=10, holes=4)
+        sections.session.link()
+        sections.settle()
+        assert layer.data[speck] == 0
+        assert layer.data[hole] == layer.data[0, int(rows[0]), int(columns[0])] > 0
+        layer.undo()
+        assert (layer.data[speck], layer.data[hole]) == (77, 0)
+
     def test_link_leaves_labels_that_were_edited_meanwhile(self, sections):
         layer = sections.session.labels
         sections.session.link()

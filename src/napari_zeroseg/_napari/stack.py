@@ -185,6 +185,10 @@ class StackDock(Dock):
         self.most.setSpecialValueText("no limit")
         self.gap = _number(0, 20, "Planes that an object may be missing from between two of its sections")
         self.min_planes = _number(1, 10**6, "Objects on fewer planes are removed")
+        self.specks = _number(0, 10**9, "Linked objects of fewer voxels are removed")
+        self.holes = _number(0, 10**9, "Holes of a plane up to this many pixels are filled")
+        self.specks.setSuffix(" voxels")
+        self.holes.setSuffix(" px")
         self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
         self.device.setToolTip("Where the model computes, from the next run on")
         self.precision.setToolTip("How exactly the model computes, from the next run on")
@@ -200,6 +204,8 @@ class StackDock(Dock):
             ("", _heading("Link")),
             ("Gap", self.gap),
             ("Planes at least", self.min_planes),
+            ("Specks below", self.specks),
+            ("Holes up to", self.holes),
         )
 
     def _style(self) -> None:
@@ -229,6 +235,8 @@ class StackDock(Dock):
             (self.most, "most_area"),
             (self.gap, "gap"),
             (self.min_planes, "min_planes"),
+            (self.specks, "specks"),
+            (self.holes, "holes"),
         ):
             number.valueChanged.connect(lambda value, name=name: session.set_choices(**{name: value}))
         for number, name in (
@@ -340,6 +348,8 @@ class StackDock(Dock):
             (self.most, choices.most_area),
             (self.gap, choices.gap),
             (self.min_planes, choices.min_planes),
+            (self.specks, choices.specks),
+            (self.holes, choices.holes),
         )
         for number, value in values:
             number.blockSignals(True)

@@ -40,6 +40,10 @@ class Choices:
     """Another image and its labels, where the examples are."""
     gap: int = 0
     min_planes: int = 1
+    specks: int = 0
+    """Linked objects of fewer voxels are removed."""
+    holes: int = 0
+    """Holes of a plane up to this many pixels are filled before linking."""
 
     def planes(self, place: StackPlace) -> range:
         """Planes to work on.

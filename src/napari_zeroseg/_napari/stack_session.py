@@ -269,7 +269,14 @@ class StackSession:
         place = StackPlace.of(labels, self.viewer.dims)
         if labels.multiscale or place.count < 2:
             raise InputError(f"'{labels.name}' is no stack of planes that can be edited: choose other labels.")
-        options = LinkOptions(gap=self.choices.gap, min_planes=self.choices.min_planes, preserve=True)
+        chosen = self.choices
+        options = LinkOptions(
+            gap=chosen.gap,
+            min_planes=chosen.min_planes,
+            min_volume=chosen.specks,
+            max_hole_area=chosen.holes,
+            preserve=True,
+        )
         self.runner.run("Linking", partial(link, labels.data, place, options), None, (labels,), "steps")
 
     def take_over(self) -> None:
