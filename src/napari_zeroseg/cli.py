@@ -27,7 +27,7 @@ from napari_zeroseg import (
 )
 from napari_zeroseg.cli_options import add_model_options, load_chosen
 from napari_zeroseg.cli_terminal import nobody_reads, print_out
-from napari_zeroseg.errors import ZerosegError
+from napari_zeroseg.errors import InputError, UnknownAxesError, ZerosegError
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with _one_line_messages(options):
         try:
-            command(options)
+            _run(command, options)
         except BrokenPipeError:
             return nobody_reads()
         except Exception as error:
@@ -52,6 +52,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _failed("Stopped.")
     return 0
+
+
+def _run(command: Command, options: argparse.Namespace) -> None:
+    """Run a command; where a file does not say what its axes are, ask the person at the terminal and run it again."""
+    while True:
+        try:
+            return command(options)
+        except UnknownAxesError as error:
+            if error.file is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise
+            _ask_axes(error, error.file)
+
+
+def _ask_axes(error: UnknownAxesError, file: Path) -> None:
+    """Ask until the answer fits the file, and remember it; no answer is the error."""
+    from napari_zeroseg.io.read import open_as
+
+    question = str(error)
+    while True:
+        sys.stderr.write(f"{question}\nIts axes, a letter for each, such as TZCYX (nothing: stop): ")
+        sys.stderr.flush()
+        axes = sys.stdin.readline().strip()
+        if not axes:
+            raise error
+        try:
+            open_as(file, axes)
+            return
+        except InputError as wrong:
+            question = str(wrong)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -28,20 +28,15 @@ def add_command(commands: Any) -> None:
 
 
 def _axes(options: argparse.Namespace) -> None:
-    from napari_zeroseg.io.axes import remember_axes, remembered_axes
-    from napari_zeroseg.io.read import open_image
+    from napari_zeroseg.io.axes import remembered_axes
+    from napari_zeroseg.io.read import open_as, open_image
 
     if options.forget and options.axes is not None:
         options.complain("--forget and AXES say different things: leave one of them out")
-    before = remembered_axes(options.file)
     if options.forget or options.axes is not None:
-        remember_axes(options.file, None if options.forget else options.axes)
-    try:
+        picture = open_as(options.file, None if options.forget else options.axes)
+    else:
         picture = open_image(options.file)
-    except BaseException:
-        if options.axes is not None:
-            remember_axes(options.file, before)
-        raise
     axes = picture.axes.replace("S", "")
     shape = list(picture.data.shape)
     told = {"file": str(options.file), "axes": axes, "shape": shape, "said": remembered_axes(options.file)}

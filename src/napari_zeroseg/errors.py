@@ -6,6 +6,8 @@ caller without knowledge of this package would catch. A message says what was ex
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class ZerosegError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -13,6 +15,12 @@ class ZerosegError(Exception):
 
 class InputError(ZerosegError, ValueError):
     """A picture, prompt or option has a value that cannot be worked with."""
+
+
+class UnknownAxesError(InputError):
+    """A file does not say what its axes are; `file` is which one, where that is known."""
+
+    file: Path | None = None
 
 
 class InputTypeError(ZerosegError, TypeError):

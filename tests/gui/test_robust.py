@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QInputDialog
 
+from napari_zeroseg.errors import UnknownAxesError
 from napari_zeroseg.jobs import shared_queue
 
 
@@ -118,3 +120,32 @@ def test_two_viewers(open_bench, stack, middle, fresh):
     one.session.close()
     other.click(1, 30, 30)
     other.until(lambda: other.session.asking.answer is not None)
+
+
+def test_a_file_with_unknown_axes_is_asked_about_once(make_napari_viewer, tmp_path, monkeypatch):
+    """The first answer does not fit and is asked again; then the file opens, and later without a question."""
+    np.save(tmp_path / "five.npy", np.arange(2 * 3 * 4 * 8 * 9, dtype=np.uint16).reshape(2, 3, 4, 8, 9))
+    asked = []
+    answers = iter([("ZYX", True), ("TZCYX", True)])
+
+    def answer(parent, title, question):
+        asked.append((title, question))
+        return next(answers)
+
+    monkeypatch.setattr(QInputDialog, "getText", answer)
+    viewer = make_napari_viewer(show=True)
+    (layer,) = viewer.open(tmp_path / "five.npy", plugin="napari-zeroseg")
+    assert layer.data.shape == (2, 3, 4, 8, 9)
+    assert [title for title, _ in asked] == ["Axes of five.npy"] * 2
+    assert "ZYX names 3 axes. five.npy has 5 axes" in asked[1][1]
+    assert viewer.open(tmp_path / "five.npy", plugin="napari-zeroseg")
+    assert len(asked) == 2
+
+
+def test_without_an_answer_the_file_is_refused_with_the_sentence(make_napari_viewer, tmp_path, monkeypatch):
+    np.save(tmp_path / "five.npy", np.zeros((2, 3, 4, 8, 9), np.uint16))
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_: ("", False))
+    viewer = make_napari_viewer(show=True)
+    with pytest.raises(UnknownAxesError, match="axes without names"):
+        viewer.open(tmp_path / "five.npy", plugin="napari-zeroseg")
+    assert not viewer.layers

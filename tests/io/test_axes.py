@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -81,6 +83,28 @@ def test_a_folder_of_planes(tmp_path, five):
         tifffile.imwrite(tmp_path / f"plane{number}.tif", plane)
     remember_axes(tmp_path, "TYX")
     assert open_image(tmp_path).axes == "TYX"
+
+
+class _Terminal(io.StringIO):
+    """What a person types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_at_the_terminal_is_asked_once(tmp_path, five, monkeypatch, capsys):
+    np.save(tmp_path / "five.npy", five)
+    monkeypatch.setattr(sys, "stdin", _Terminal("XYZ\nTZCYX\n"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(["axes", str(tmp_path / "five.npy"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["axes"] == "TZCYX"
+    assert "XYZ names 3 axes. five.npy has 5 axes" in said.err
+    assert main(["axes", str(tmp_path / "five.npy"), "--json"]) == 0  # from now on unasked
+    np.save(tmp_path / "other.npy", five)
+    monkeypatch.setattr(sys, "stdin", _Terminal("\n"))
+    assert main(["axes", str(tmp_path / "other.npy")]) == 1
+    assert remembered_axes(tmp_path / "other.npy") is None
 
 
 @pytest.mark.parametrize("axes", ["ZY", "ZZYX", "Z", "Z-YX", ""])

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_zeroseg.errors import ZerosegError
+from napari_zeroseg.errors import InputError, UnknownAxesError, ZerosegError
 from napari_zeroseg.intensity import percentile_limits
 from napari_zeroseg.io.picture import Picture
-from napari_zeroseg.io.read import kind_of, open_image, open_images
+from napari_zeroseg.io.read import kind_of, open_as, open_image, open_images
 
 PathOrPaths = str | Sequence[str]
 LayerData = tuple[Any, dict[str, Any], str]
@@ -52,8 +52,26 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
     ReadError, InputError, InputTypeError
         With a sentence for napari's notification.
     """
-    picture = open_image(path) if isinstance(path, str) else open_images(path)
+    try:
+        picture = open_image(path) if isinstance(path, str) else open_images(path)
+    except UnknownAxesError as error:
+        if error.file is None:
+            raise
+        picture = _asked(error, error.file)
     return [layer_data(picture)]
+
+
+def _asked(error: UnknownAxesError, file: Path) -> Picture:
+    """Ask the user what the axes are until the answer fits, and remember it; without an answer it is the error."""
+    from napari_zeroseg._napari.axes_question import ask_axes
+
+    question = str(error)
+    while (axes := ask_axes(file, question)) is not None:
+        try:
+            return open_as(file, axes)
+        except InputError as wrong:
+            question = str(wrong)
+    raise error
 
 
 def _kind(path: str) -> str | None:

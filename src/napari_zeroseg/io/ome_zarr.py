@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_zeroseg.errors import InputError, ReadError
+from napari_zeroseg.errors import InputError, ReadError, UnknownAxesError
 from napari_zeroseg.io.picture import (
     MICROMETRE,
     SECOND,
@@ -142,7 +142,7 @@ def _picture(
     if 0 in array.shape:
         raise ReadError(f"{path.name} holds no pixels (shape {array.shape}): a picture of at least 2 x 2 was expected.")
     if not axes.endswith("YX") and said_for(array.ndim) is None:
-        raise InputError(
+        raise UnknownAxesError(
             f"{path.name} has axes {axes}: rows and columns (Y, X) were expected last. Say what "
             "they are in the file's order (`zeroseg axes FILE AXES`), or export it again."
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_zeroseg.errors import InputError, InputTypeError
+from napari_zeroseg.errors import InputTypeError, UnknownAxesError
 from napari_zeroseg.planes import LazyArray, Planes
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def named_axes(ndim: int, where: str) -> str:
     if said is not None:
         return said
     if not 2 <= ndim <= 4:
-        raise InputError(
+        raise UnknownAxesError(
             f"{where} has {ndim} axes without names, and a picture or stack of 2 to 4 axes was expected: say once what "
             "they are, such as `zeroseg axes FILE TZCYX`, or save it as OME-TIFF or OME-Zarr, which name their axes."
         )

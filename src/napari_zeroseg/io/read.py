@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_zeroseg.errors import InputError, ReadError
-from napari_zeroseg.io.axes import remembered_axes, with_axes
+from napari_zeroseg.errors import InputError, ReadError, UnknownAxesError
+from napari_zeroseg.io.axes import remember_axes, remembered_axes, with_axes
 from napari_zeroseg.io.dicom import is_bare_dicom, read_dicom
 from napari_zeroseg.io.ome_zarr import is_zarr, read_zarr
 from napari_zeroseg.io.picture import Picture, lazy_planes, natural_order, said_axes
@@ -75,9 +75,34 @@ def open_image(path: str | PathLike[str]) -> Picture:
     """
     path = Path(path).expanduser()
     axes = remembered_axes(path)
-    with said_axes(axes):
-        picture = _open(path)
+    try:
+        with said_axes(axes):
+            picture = _open(path)
+    except UnknownAxesError as error:
+        error.file = path
+        raise
     return picture if axes is None else with_axes(picture, axes)
+
+
+def open_as(path: str | PathLike[str], axes: str | None) -> Picture:
+    """Open a picture with axes that the user has just named, and remember them if it can be; None forgets them.
+
+    Raises
+    ------
+    ReadError, InputError, InputTypeError, WriteError
+        As :func:`open_image`; what was remembered before stays.
+    """
+    path = Path(path)
+    before = remembered_axes(path)
+    remember_axes(path, axes)
+    try:
+        return open_image(path)
+    except BaseException as error:
+        if axes is not None:
+            remember_axes(path, before)
+        if isinstance(error, UnknownAxesError) and axes is not None:
+            raise InputError(f"{axes} names {len(axes)} axes. {error}") from None
+        raise
 
 
 def _open(path: Path) -> Picture:

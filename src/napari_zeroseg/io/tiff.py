@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_zeroseg.errors import InputError, ReadError, ZerosegError
+from napari_zeroseg.errors import InputError, ReadError, UnknownAxesError, ZerosegError
 from napari_zeroseg.io.picture import Picture, check_real, lazy_planes, named_axes, said_for, without_alpha
 from napari_zeroseg.io.tiff_chain import check_chain
 from napari_zeroseg.io.tiff_spacing import tiff_spacing
@@ -220,7 +220,7 @@ def _axes(axes: str, path: Path) -> str:
     samples = "S" if axes.endswith("S") else ""
     said = said_for(len(axes) - len(samples))
     if said is None and set(axes) & set("TZC"):
-        raise InputError(
+        raise UnknownAxesError(
             f"{path.name} has axes {axes} of unknown meaning (Q): say once what they are, such as "
             f"`zeroseg axes FILE TZCYX`, or save it as OME-TIFF."
         )
