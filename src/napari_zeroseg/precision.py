@@ -105,8 +105,8 @@ def compare_precisions(
     from napari_zeroseg.devices import precision_name, resolve_device, resolve_precision
 
     spec = find_model(key)
-    if not spec.accepts & {PromptKind.POINTS, PromptKind.BOX}:
-        raise InputError(f"{spec.title} answers neither clicks nor boxes, which are what is compared.")
+    if PromptKind.TEXT in spec.accepts or not spec.accepts & {PromptKind.POINTS, PromptKind.BOX}:
+        raise InputError(f"{spec.title} answers words, and what is compared are clicks and boxes.")
     kind = resolve_device(device).type
     short = precision_name(resolve_precision("auto", resolve_device(device)))
     if short == FLOAT32:
