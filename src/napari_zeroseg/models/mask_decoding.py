@@ -153,7 +153,7 @@ class _Scores:
         batch, count = tokens.shape[:2]
         heads = _heads(tokens * self.scale)
         of_positions = heads.transpose(0, 1).flatten(1, 2).to(keys.dtype) @ self.constant.to(keys.dtype)
-        of_keys = _with_image((heads @ self.weight).flatten(1, 2).to(keys.dtype), keys.transpose(1, 2))
+        of_keys = with_image((heads @ self.weight).flatten(1, 2).to(keys.dtype), keys.transpose(1, 2))
         of_positions = of_positions.unflatten(1, (batch, count)).transpose(0, 1)
         scores: Tensor = of_keys.unflatten(1, (HEADS, count)).add_(of_positions)
         return scores
@@ -171,7 +171,7 @@ class _TokensToImage:
         """(B, N, 256) float32 and (B or 1, 4096, 256) in, (B, N, 256) float32 out."""
         attention = self.attention
         weights = self.scores(attention.q_proj(tokens), keys).float().softmax(-1).to(keys.dtype)
-        seen = _with_image(weights.flatten(1, 2), keys).unflatten(1, (HEADS, -1)).float()
+        seen = with_image(weights.flatten(1, 2), keys).unflatten(1, (HEADS, -1)).float()
         # weights add up to 1, so the values' bias goes through them unchanged
         out: Tensor = attention.out_proj(_join(seen @ self.value_weight) + attention.v_proj.bias)
         return out
@@ -248,7 +248,7 @@ class _Upscaling:
         x = F.linear(keys, self.first, self.first_bias).view(batch, SIDE * SIDE * 4, -1)
         x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
         x = F.linear(torch.ops.aten.gelu_(x), self.second, self.second_bias).view(batch, SIDE * SIDE * 16, -1)
-        x = _with_image(hyper.to(self.dtype), torch.ops.aten.gelu_(x).transpose(1, 2))
+        x = with_image(hyper.to(self.dtype), torch.ops.aten.gelu_(x).transpose(1, 2))
         # rows and columns of the 64 x 64 map, then of the first and of the second doubling; the last two columns of
         # each place are moved as one number, since copying in so small pieces is what takes long
         pairs = x.view(torch.int32 if x.element_size() == 2 else torch.int64)
@@ -276,14 +276,35 @@ def _join(x: Tensor) -> Tensor:
     return joined
 
 
-def _with_image(rows: Tensor, image: Tensor) -> Tensor:
+def with_image(rows: Tensor, image: Tensor) -> Tensor:
     """(B, R, M) @ (B or 1, M, N): prompts that share the image's side are one product."""
     product: Tensor
     if len(image) == 1:
         product = (rows.flatten(0, 1) @ image[0]).unflatten(0, (len(rows), -1))
     elif rows.device.type == "cpu":
         # there the batched product of transposed bf16 takes five times as long as one after the other
-        product = torch.stack([one @ its for one, its in zip(rows, image, strict=True)])
+        product = _OneByOne.apply(rows, image)  # type: ignore[no-untyped-call]
     else:
         product = rows @ image
     return product
+
+
+class _OneByOne(torch.autograd.Function):
+    """(B, R, M) @ (B, M, N), each product into its place; gradients too, and in the order that their input has."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, image: Tensor) -> Tensor:
+        context.save_for_backward(rows, image)
+        product = rows.new_empty((*rows.shape[:2], image.shape[2]))
+        for one, its, to in zip(rows, image, product, strict=True):
+            torch.mm(one, its, out=to)
+        return product
+
+    @staticmethod
+    def backward(context: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        rows, image = context.saved_tensors
+        of_rows, of_image = torch.empty_like(rows), torch.empty_like(image)
+        for i, grad in enumerate(grads[0]):
+            torch.mm(grad, image[i].T, out=of_rows[i])
+            torch.mm(rows[i].T, grad, out=of_image[i])
+        return of_rows, of_image

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
-from napari_zeroseg.models.mask_decoding import MaskDecoding
+from napari_zeroseg.models.mask_decoding import MaskDecoding, with_image
 from napari_zeroseg.models.pipelines import PromptFrame
 from napari_zeroseg.models.prompt_embedding import SIDE, PromptEmbedding, SparsePrompts
 from napari_zeroseg.prompts import Prompt
@@ -55,7 +55,7 @@ class TrainableDecoding(MaskDecoding):
         if met:
             torch.autograd.backward([constant for constant, _ in met], [grad for _, grad in met])
 
-    def answer(self, embedding: Tensor, prompts: SparsePrompts) -> tuple[Tensor, Tensor]:
+    def answer(self, embedding: Tensor, prompts: SparsePrompts, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All four masks of each prompt.
 
         Parameters
@@ -63,36 +63,42 @@ class TrainableDecoding(MaskDecoding):
         embedding : (1, 256, 64, 64) float32
         prompts : SparsePrompts
             Of B prompts.
+        places : (B, P) int64, optional
+            Draw only these of the image's 64 x 64 places, counted row by row.
 
         Returns
         -------
-        logits : (B, 4, 256, 256) float32
-            0 is the single answer, 1 to 3 are the ambiguous three.
+        logits : (B, 4, 256, 256) or (B, 4, P, 16) float32
+            0 is the single answer, 1 to 3 are the ambiguous three; of a place its 4 x 4 cells, row by row.
         scores : (B, 4) float32
             Predicted IoU.
         """
         queries, keys = self._attend(self.image_side(embedding), embedding, prompts)
         wanted = slice(0, 4)
-        return self._masks(keys, self._hyper(queries, wanted)), self._scores(queries, wanted)
+        hyper, scores = self._hyper(queries, wanted), self._scores(queries, wanted)
+        if places is None:
+            cells = self._cells(keys, hyper).unflatten(2, (SIDE, SIDE)).permute(0, 1, 2, 4, 3, 5)
+            return cells.reshape(*hyper.shape[:2], 4 * SIDE, 4 * SIDE).float(), scores
+        return self._cells(_picked(keys, places), hyper).flatten(-2).float(), scores
 
     def first(self, embedding: Tensor, prompts: SparsePrompts) -> Tensor:
         """The (256, 256) logits of the best of a click's three candidates."""
         logits, scores = self.answer(embedding, prompts)
         return logits[0, 1 + int(scores[0, 1:].argmax())]
 
-    def _masks(self, keys: Tensor, hyper: Tensor) -> Tensor:
+    def _cells(self, keys: Tensor, hyper: Tensor) -> Tensor:
+        """(B, P, 256) places of the image and (B, K, 32) in, (B, K, P, 4, 4) out: the cells of each place."""
         first, norm, _, second, _ = self._modules
-        batch, count = hyper.shape[:2]
+        batch, places = keys.shape[:2]
         x = F.linear(keys, _as_rows(first, self.dtype), first.bias.repeat(4).to(self.dtype))
-        x = x.view(batch, SIDE * SIDE * 4, -1)
+        x = x.view(batch, places * 4, -1)
         x = F.layer_norm(x, x.shape[-1:], norm.weight.to(self.dtype), norm.bias.to(self.dtype), norm.eps)
         x = F.linear(F.gelu(x), _as_rows(second, self.dtype), second.bias.repeat(4).to(self.dtype))
-        x = F.gelu(x.view(batch, SIDE * SIDE * 16, -1))
-        masks = hyper.to(self.dtype) @ x.transpose(1, 2)
-        # rows and columns of the 64 x 64 map, then of the first and of the second doubling
-        masks = masks.view(batch, count, SIDE, SIDE, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        logits: Tensor = masks.reshape(batch, count, 4 * SIDE, 4 * SIDE).float()
-        return logits
+        x = F.gelu(x.view(batch, places * 16, -1))
+        masks = with_image(hyper.to(self.dtype), x.transpose(1, 2))
+        # rows and columns of the first and of the second doubling
+        masks = masks.view(batch, hyper.shape[1], places, 2, 2, 2, 2).transpose(-3, -2)
+        return masks.reshape(*masks.shape[:3], 4, 4)
 
 
 class Prompter:
@@ -121,6 +127,12 @@ class Prompter:
                 [None if one.box is None else tensor(frame.box(one.box)) for one in prompts],
                 [None if one.mask is None else tensor(frame.mask(one.mask)) for one in prompts],
             )
+
+
+def _picked(keys: Tensor, places: Tensor) -> Tensor:
+    """(B, 4096, 256) and (B, P) in, (B, P, 256) out."""
+    first = torch.arange(len(keys), device=keys.device)[:, None] * keys.shape[1]
+    return keys.flatten(0, 1).index_select(0, (places + first).flatten()).view(*places.shape, -1)
 
 
 def _as_rows(convolution: Any, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,9 @@
 """Losses of masks and of the predicted IoU; each follows its paper's formula.
 
 Masks come as (N, H, W) logits and (N, H, W) targets from 0 to 1 (a cell that is half covered is 0.5), with (N, H, W)
-weights that are 0 where a pixel does not count. Every loss gives one value a mask, (N,), so that the best of several
-candidates can be chosen.
+weights that are 0 where a pixel does not count, and above 1 where it stands for others. Every loss gives one value a
+mask, (N,), so that the best of several candidates can be chosen. But for those of :data:`NEEDS_NEIGHBOURS`, H and W may
+be any two axes over which the cells are laid out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MaskLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+NEEDS_NEIGHBOURS = frozenset({"boundary"})
+"""Losses that look at the cells around a cell."""
 
 _EPSILON = 1.0
 """Added above and below in ratios of areas, in cells: an empty prediction of an empty target is right."""
@@ -75,10 +79,9 @@ def mask_loss(name: str) -> MaskLoss:
 
 def measured_iou(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """IoU of the masks as they would be drawn (logit above 0) with the target's cells above one half, (N,)."""
-    drawn = (logits > 0) & (weight > 0)
-    true = (target > 0.5) & (weight > 0)
-    both = (drawn & true).sum((-2, -1)).float()
-    either = (drawn | true).sum((-2, -1)).float()
+    drawn, true = logits > 0, target > 0.5
+    both = (weight * (drawn & true)).sum((-2, -1))
+    either = (weight * (drawn | true)).sum((-2, -1))
     return torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(either))
 
 

@@ -20,11 +20,12 @@ from napari_zeroseg.training.classes import ClassHead, cells_of, class_loss, fie
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingObject
 from napari_zeroseg.training.decoding import Decoding, Prompter, TrainableDecoding
-from napari_zeroseg.training.losses import iou_loss, mask_loss
+from napari_zeroseg.training.losses import NEEDS_NEIGHBOURS, iou_loss, mask_loss
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, Seen, far, near, prompt_on
 from napari_zeroseg.training.processes import ALONE, Processes
 from napari_zeroseg.training.prompts import Mask, draw, usable
+from napari_zeroseg.training.sampling import sampled
 
 NEAR_SHARE = 2 / 3
 """Part of the clicks that are learnt in the window from near; inference prefers it in doubt."""
@@ -126,6 +127,7 @@ class MaskTask:
         self._planned: tuple[int, list[list[Chunk]]] | None = None
         self._part = 1.0
         self.at_once = min(PROMPTS_AT_ONCE, network.model.prompts_at_once)
+        self.samples = config.loss not in NEEDS_NEIGHBOURS
 
     def steps(self) -> int:
         """How many steps show every object once."""
@@ -245,9 +247,13 @@ class MaskTask:
         assert isinstance(decoding, TrainableDecoding)
         device = self._network.model.device
         cells = cells_of(self._network.model, seen.shape)
-        target = torch.stack([cells.shrunk(mask) for mask in masks]).to(device)
-        weight = cells.weight(seen.objects).to(device).expand_as(target)
-        logits, scores = decoding.answer(image, sparse)
+        target = torch.stack([cells.shrunk(mask) for mask in masks])
+        weight = cells.weight(seen.objects).expand_as(target)
+        sample = sampled(target, weight, seed) if self.samples else None
+        if sample is not None:
+            target, weight = sample.of(target), sample.of(weight) * sample.weight
+        target, weight = target.to(device), weight.to(device)
+        logits, scores = decoding.answer(image, sparse, None if sample is None else sample.places.to(device))
         clicked = torch.tensor([one.is_ambiguous for one in prompts], device=logits.device)
         single = self._loss(logits[:, 0], target, weight)
         trust = iou_loss(scores[:, 0], logits[:, 0], target, weight)
