@@ -21,7 +21,7 @@ from napari_zeroseg.errors import InputError, InputTypeError, ReadError, WriteEr
 from napari_zeroseg.io.heat_maps import HeatWriter, checked_heat_path
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
-from napari_zeroseg.io.targets import checked_target
+from napari_zeroseg.io.targets import check_apart, checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, planes_of
@@ -62,10 +62,10 @@ def find_file(
     if job.examples is not None and _is_same(job.examples, job.source):
         job = replace(job, examples=None)  # its labels are the picture's own
     sources = [path.expanduser() for path in (job.source, job.like, job.vote, job.examples) if path is not None]
-    _check_apart(out, sources)
+    check_apart(out, *sources)
     heat_path = None if job.heat is None else checked_heat_path(job.heat.expanduser())
     if heat_path is not None:
-        _check_apart(heat_path, [*sources, out])
+        check_apart(heat_path, *sources, out)
     with only_run_on(out), nullcontext() if heat_path is None else only_run_on(heat_path):
         picture = open_image(sources[0])
         series = picture.planes()
@@ -291,9 +291,3 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
 def _hash_of_class(key: str) -> str | None:
     """sha256 of what a model has learnt of its class; None if it has learnt none."""
     return hashlib.sha256((model_folder(key) / CLASS_HEAD).read_bytes()).hexdigest() if has_class(key) else None
-
-
-def _check_apart(out: Path, inputs: Sequence[Path]) -> None:
-    for path in inputs:
-        if path.resolve() == out.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
-            raise InputError(f"{out} is {path} itself or lies inside it: choose another name for the labels.")

@@ -32,6 +32,21 @@ def identity_of(path: Path) -> dict[str, Any]:
     return {"path": str(path), "files": len(files), "bytes": size, "stamp": digest.hexdigest()[:16]}
 
 
+def hash_of(settings: Mapping[str, Any]) -> str:
+    """Return a hash of everything that a result depends on; of inputs it counts what they are, and not where.
+
+    Another node of a cluster may see them elsewhere.
+    """
+    return hashlib.sha256(json.dumps(_deciding(settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _deciding(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    is_input = value.keys() == {"path", "files", "bytes", "stamp"}
+    return value["stamp"] if is_input else {name: _deciding(part) for name, part in value.items()}
+
+
 def described(seeds: dict[int, list[Seed]]) -> list[dict[str, Any]]:
     """Prompts as plain values: equal ones on many planes are told once, with the planes."""
     told: dict[str, dict[str, Any]] = {}
@@ -116,9 +131,7 @@ def run_of(
         settings |= {"by_class": True, "classes": dict(classes)}
     if automatic is not None:
         settings["automatic"] = dict(automatic)
-    # not where the input lies: another node of a cluster may see it elsewhere
-    deciding = {**settings, "input": settings["input"]["stamp"]}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16], settings
+    return hash_of(settings), settings
 
 
 def environment() -> dict[str, str]:
