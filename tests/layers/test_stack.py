@@ -387,6 +387,51 @@ class TestSearch:
         seeded.settle()
         assert {row["area"] for row in seeded.session.results.table} == {middle}
 
+    @pytest.fixture
+    def halves(self, seeded):
+        """A map of classes: 1 on the left, 2 on the right."""
+        halves = np.ones((PLANES, SIZE, SIZE), np.uint8)
+        halves[:, :, SIZE // 2 :] = 2
+        seeded.session.set_choices(class_map=seeded.viewer.add_labels(halves, name="halves"))
+        return seeded
+
+    def test_objects_of_a_class(self, halves):
+        halves.session.set_choices(keep="2")
+        halves.session.search()
+        halves.settle()
+        right = halves.session.results.table
+        halves.session.set_choices(keep="1,2")
+        halves.session.search()
+        halves.settle()
+        everything = halves.session.results.table
+        assert 0 < len(right) < len(everything)
+        clear = [row for row in everything if row["column0"] >= SIZE // 2]
+        assert {row["area"] for row in clear} <= {row["area"] for row in right}
+        assert all(row["column1"] >= SIZE // 2 for row in right)
+
+    def test_a_map_of_classes_that_goes(self, halves):
+        """The run that needs it ends, and later ones keep everything."""
+        halves.session.search()
+        halves.until(lambda: halves.runner.task.progress.done > 0)
+        halves.viewer.layers.remove("halves")
+        assert halves.session.choices.class_map is None
+        halves.settle()
+        assert "'halves' was removed" in halves.log()
+        halves.session.search()
+        halves.settle()
+        assert halves.found[SEED].any()
+
+    def test_no_map_and_no_class(self, halves):
+        halves.session.set_choices(keep="left")
+        halves.session.search()
+        assert "such as 1,3, were expected, not 'left'" in halves.runner.status.text
+        small = halves.viewer.add_labels(np.ones((3, 20, 20), int), name="small")
+        halves.session.set_choices(class_map=small, keep="1")
+        halves.session.search()
+        assert "choose labels of the image's shape" in halves.runner.status.text
+        assert not halves.runner.is_busy
+        assert halves.session.results is None
+
     def test_a_plane_without_anything_is_skipped(self, seeded, phantom):
         raw = phantom[0].copy()
         raw[1] = 9

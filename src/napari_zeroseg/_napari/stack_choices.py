@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from napari_zeroseg._napari.engine import ModelChoice
 from napari_zeroseg._napari.find_elsewhere import Pair
@@ -10,6 +11,9 @@ from napari_zeroseg._napari.stack_place import StackPlace
 from napari_zeroseg.automatic import AutomaticOptions
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.propagation import Direction
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,10 @@ class Choices:
     least_area: int = 0
     most_area: int = 0
     """0 is no limit."""
+    class_map: Labels | None = None
+    """Classes by which masks are kept; without, all are."""
+    keep: str = "1"
+    """Numbers of the classes that are kept."""
     line: str = ""
     probability: float = 0.5
     find_on_range: bool = False

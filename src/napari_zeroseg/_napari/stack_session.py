@@ -27,6 +27,7 @@ from napari_zeroseg._napari.stack_run import Runner, flagged
 from napari_zeroseg._napari.stack_work import Following, Searching, Stack, Voting, Wording
 from napari_zeroseg._napari.workspace import picture_of
 from napari_zeroseg._napari.zoo import UNKNOWN, Zoo, shared_zoo
+from napari_zeroseg.automatic.class_filter import ClassFilter, classes_of
 from napari_zeroseg.automatic.table import write_table
 from napari_zeroseg.errors import InputError, ZerosegError
 from napari_zeroseg.jobs import InferenceQueue, Priority, shared_queue
@@ -214,9 +215,18 @@ class StackSession:
         if least is not None and most is not None and least > most:
             raise InputError(f"No area is at least {least} and at most {most}: the smaller number comes first.")
         planes = self.choices.planes(place) if choices.on_range else range(place.current, place.current + 1)
+        classes = self._classes(image, place)
         results = self._results(image, place, "everything", np.int32)
-        work = Searching(self._stack(place, planes), choices.search, least, most, results.largest + 1)
-        self.runner.run("Segmenting everything", work, results, (image, results.layer))
+        work = Searching(self._stack(place, planes), choices.search, least, most, results.largest + 1, classes)
+        needs = (image, results.layer) if choices.class_map is None else (image, results.layer, choices.class_map)
+        self.runner.run("Segmenting everything", work, results, needs)
+
+    def _classes(self, image: Image, place: StackPlace) -> ClassFilter | None:
+        layer = self.choices.class_map
+        if layer is None:
+            return None
+        stack = LabelStack(layer.data, labels_place(layer, image, place))
+        return ClassFilter(stack.series(), classes_of(self.choices.keep))
 
     def vote(self) -> None:
         """Give the classes of the labels layer the outlines of masks, into a layer of their own."""
@@ -412,6 +422,8 @@ class StackSession:
             self.labels = None
         if (pair := self.choices.examples) is not None and layer in (pair.image, pair.labels):
             self.choices = replace(self.choices, examples=None)
+        if layer is self.choices.class_map:
+            self.choices = replace(self.choices, class_map=None)
         self.runner.on_removed(layer)
         self.finder.on_removed(layer)
         self.changed.emit()
