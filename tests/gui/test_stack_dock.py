@@ -11,6 +11,7 @@ from qtpy.QtCore import QPoint, Qt
 from napari_zeroseg._napari import turns
 from napari_zeroseg._napari.curve import Curve, CurveData
 from napari_zeroseg.jobs import shared_queue
+from napari_zeroseg.link import Branches
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
 
@@ -177,6 +178,15 @@ def test_everything_on_this_plane_and_take_over(bench):
     assert (own.data != before).any()
     own.undo()
     np.testing.assert_array_equal(own.data, before)
+
+
+def test_room_and_branches_are_chosen(bench):
+    more = bench.dock.more
+    assert (more.room.text(), more.branches.currentText()) == ("all there is", "join")
+    more.room.setValue(0.5)
+    more.branches.picked.emit(Branches.CUT)
+    assert (bench.session.choices.room, bench.session.choices.branches) == (0.5, Branches.CUT)
+    bench.until(lambda: (more.room.text(), more.branches.currentText()) == ("0.5 GB", "cut"))
 
 
 def test_objects_of_a_class_are_kept(bench):

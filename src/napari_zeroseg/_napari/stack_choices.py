@@ -10,6 +10,7 @@ from napari_zeroseg._napari.find_elsewhere import Pair
 from napari_zeroseg._napari.stack_place import StackPlace
 from napari_zeroseg.automatic import AutomaticOptions
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.link import Branches
 from napari_zeroseg.propagation import Direction
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Choices:
     """Linked objects of fewer voxels are removed."""
     holes: int = 0
     """Holes of a plane up to this many pixels are filled before linking."""
+    branches: Branches = Branches.JOIN
+    room: float = 0.0
+    """GB that embeddings of planes encoded ahead may take; 0 is all there is."""
 
     def planes(self, place: StackPlace) -> range:
         """Planes to work on.

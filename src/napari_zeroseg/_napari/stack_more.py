@@ -48,6 +48,7 @@ class MorePart(QWidget):
             (self.min_planes, "min_planes"),
             (self.specks, "specks"),
             (self.holes, "holes"),
+            (self.room, "room"),
         )
         self._search = (
             (self.points, "points_per_side"),
@@ -69,10 +70,20 @@ class MorePart(QWidget):
         self.class_map, self.keep = LayerCombo(maps, "all"), QLineEdit()
         self.keep.setMaximumWidth(80)
         self.keep.setToolTip("Objects are kept whose pixels are mostly of these classes of the map, such as 1,3")
+        self.branches = Choice(_BRANCHES)
+        self.branches.setToolTip("What becomes of sections that could go on in several of the next plane")
         self.gap = number(0, 20, "Planes that an object may be missing from between two of its sections")
         self.min_planes = number(1, 10**6, "Objects on fewer planes are removed")
         self.specks = number(0, 10**9, "Linked objects of fewer voxels are removed", " voxels")
         self.holes = number(0, 10**9, "Holes of a plane up to this many pixels are filled", " px")
+
+        self.room = QDoubleSpinBox()
+        self.room.setRange(0, 10**4)
+        self.room.setDecimals(1)
+        self.room.setKeyboardTracking(False)
+        self.room.setSuffix(" GB")
+        self.room.setSpecialValueText("all there is")
+        self.room.setToolTip("Room that the embeddings of the planes may take")
 
     def _laid_out(self) -> QWidget:
         return form(
@@ -86,10 +97,13 @@ class MorePart(QWidget):
             ("Area", row(self.least, self.most)),
             ("Keep class", row(self.class_map, self.keep)),
             ("", _heading("Link")),
+            ("Branches", self.branches),
             ("Gap", self.gap),
             ("Planes at least", self.min_planes),
             ("Specks below", self.specks),
             ("Holes up to", self.holes),
+            ("", _heading("Encode ahead")),
+            ("Room", self.room),
         )
 
     def _connect(self) -> None:
@@ -98,6 +112,7 @@ class MorePart(QWidget):
         self.precision.picked.connect(lambda precision: session.set_computing(precision=precision))
         self.class_map.picked.connect(lambda layer: session.set_choices(class_map=layer))
         self.keep.textChanged.connect(lambda line: session.set_choices(keep=line))
+        self.branches.picked.connect(lambda branches: session.set_choices(branches=branches))
         for widget, name in self._numbers:
             widget.valueChanged.connect(lambda value, name=name: session.set_choices(**{name: value}))
         for widget, name in self._search:
@@ -117,6 +132,7 @@ class MorePart(QWidget):
             show_number(widget, getattr(choices, name))
         for widget, name in self._search:
             show_number(widget, getattr(choices.search, name) or 1)
+        self.branches.show_value(choices.branches)
         self.class_map.show_layer(choices.class_map)
         self.keep.setEnabled(choices.class_map is not None)
         if self.keep.text() != choices.keep:

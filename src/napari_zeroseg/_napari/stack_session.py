@@ -35,6 +35,8 @@ from napari_zeroseg.link import LinkOptions
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.propagation import Flag, PropagationOptions
 
+GB = 10**9
+
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
@@ -84,7 +86,8 @@ class StackSession:
         self.zoo.changed.connect(self._on_zoo)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.dims.events.point.connect(self._on_dims)
-        camera_of(viewer).events.center.connect(self._on_user)
+        for event in self._camera_events:
+            event.connect(self._on_user)
         self.zoo.refresh()
         self.finder.look_for_words()
 
@@ -98,7 +101,14 @@ class StackSession:
         self.zoo.changed.disconnect(self._on_zoo)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.viewer.dims.events.point.disconnect(self._on_dims)
-        camera_of(self.viewer).events.center.disconnect(self._on_user)
+        for event in self._camera_events:
+            event.disconnect(self._on_user)
+
+    @property
+    def _camera_events(self) -> tuple[Any, ...]:
+        """What is told when the user moves or enlarges the picture."""
+        events = camera_of(self.viewer).events
+        return events.center, events.zoom
 
     # Choices
 
@@ -281,6 +291,7 @@ class StackSession:
             raise InputError(f"'{labels.name}' is no stack of planes that can be edited: choose other labels.")
         chosen = self.choices
         options = LinkOptions(
+            branches=chosen.branches,
             gap=chosen.gap,
             min_planes=chosen.min_planes,
             min_volume=chosen.specks,
@@ -311,7 +322,8 @@ class StackSession:
         plane = shown_plane(image, self.viewer.dims)
         centre = np.array(plane.point, float)
         centre[list(self.viewer.dims.displayed)] = np.asarray(camera_of(self.viewer).center)[-2:]
-        work = partial(encode, self._stack(place, self.choices.planes(place)), plane.pixel_at(centre))
+        budget = round(self.choices.room * GB) or None
+        work = partial(encode, self._stack(place, self.choices.planes(place)), plane.pixel_at(centre), budget)
         self.runner.run("Encoding ahead", work, None, (image,), gives_way=True)
 
     def save_table(self, path: str | Path) -> None:
