@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,13 +15,13 @@ from napari_zeroseg.automatic import AutomaticOptions, write_table
 from napari_zeroseg.automatic.class_filter import ClassFilter
 from napari_zeroseg.automatic.masks import OnTop
 from napari_zeroseg.automatic.table import checked_table, row
-from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.io.label_files import labels_on
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.targets import check_apart, checked_target
-from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
+from napari_zeroseg.io.write import LabelsWriter, is_growing, taken_up
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, planes_of
 from napari_zeroseg.seeds import GivenPrompts, class_names, gather_seeds
@@ -164,7 +163,7 @@ def segment_file(
         classes = class_names(job.prompts) if job.prompts.by_class else None
         run, settings = provenance.run_of(source, runner.model, seeds, options, automatic, classes)
         if out.exists() and not job.overwrite and not is_growing(out):
-            return _there_already(out, run, table)
+            return provenance.there_already(out, run, table)
         begun = {"out": str(out), "run": run, "settings": settings, "started": provenance.now()}
         if classes is not None:
             begun["classes"] = classes
@@ -175,7 +174,7 @@ def segment_file(
             begun["table"] = str(table)
             work = _Work(planes, everything, lambda reports: write_table(table, _rows(reports, picture)))
         shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
-        return _write(_writer(job, out, shape, picture, run), work, runner, bar, begun)
+        return _write(taken_up(out, shape, picture, run, job.overwrite), work, runner, bar, begun)
 
 
 def _everything(
@@ -227,17 +226,6 @@ def _beside(out: Path) -> Path:
     return out.with_name(out.name + ".csv")
 
 
-def _there_already(out: Path, run: str, table: Path | None) -> dict[str, Any]:
-    found = provenance.read(out)
-    if found.get("run") == run and (table is None or table.exists()):
-        return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
-    if found.get("run") == run:
-        raise WriteError(f"{out} is already there but its table {table} is not: add --overwrite to make both again.")
-    raise WriteError(
-        f"{out} is already there and is not from this run: choose another name, or add --overwrite to replace it."
-    )
-
-
 def _write(
     writer: LabelsWriter, work: _Work, runner: Runner, bar: Callable[[int, int], Any], begun: dict[str, Any]
 ) -> dict[str, Any]:
@@ -264,20 +252,13 @@ def _write(
         raise
     if work.table is not None:
         work.table(read_report(writer.folder, plane) for plane in work.planes)
-    seconds = time.perf_counter() - start
-    result = {
+    told = {
         **begun,
-        "summary": _summary(writer.path, tally, before, seconds),
+        "summary": _summary(writer.path, tally, before, time.perf_counter() - start),
         "planes": [tally.told(plane) for plane in work.planes],
         "planes_done_before": before,
-        "seconds": round(seconds, 3),
-        "finished": provenance.now(),
-        **provenance.environment(),
     }
-    provenance.prepare(writer.path, result)
-    writer.close()
-    provenance.commit(writer.path)
-    return result
+    return provenance.finish(writer, told, start)
 
 
 class _Tally:
@@ -329,19 +310,6 @@ def _check_apart(source: Path, out: Path) -> None:
         raise InputError(f"{out} is the picture itself: choose another name for the labels.")
     if source.is_dir() and inside in out.resolve().parents:
         raise InputError(f"{out} lies inside the picture {source}: choose another folder for the labels.")
-
-
-def _writer(job: SegmentRun, out: Path, shape: Sequence[int], picture: Picture, run: str) -> LabelsWriter:
-    make = functools.partial(LabelsWriter, out, shape, spacing=picture.spacing, units=picture.units, run=run)
-    try:
-        return make()
-    except WriteError:
-        # planes of another run wait there: they go if the user says so, or if there are none
-        waiting = journal_of(out)
-        if not waiting.is_dir() or (planes_in(waiting) and not job.overwrite):
-            raise
-        discard(out)
-        return make()
 
 
 def _raise_if_nothing(reports: Sequence[PlaneReport]) -> None:

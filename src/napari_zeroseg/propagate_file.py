@@ -204,7 +204,7 @@ def propagate_file(
         model = load()
         run_id, settings = _identity(source, seeds, model, planes, options)
         if out.exists() and not job.overwrite and not is_growing(out):
-            return _there_already(out, run_id, table)
+            return provenance.there_already(out, run_id, table)
         begun = {"out": str(out), "run": run_id, "settings": settings, "started": provenance.now()}
         journal = FileJournal(journal_of(out))
         run = propagation_of(
@@ -240,7 +240,7 @@ def _write(
     reports = [run.plane(plane).as_dict() for plane in run.planes]
     if table is not None:
         write_table(table, _rows(run))
-    result: dict[str, Any] = {
+    told = {
         **begun,
         "summary": f"{writer.path}: {run.words()}",
         "objects": {
@@ -251,14 +251,8 @@ def _write(
         "flags": [flag._asdict() for flag in run.flags],
         "planes": reports,
         "steps_done_before": journal.taken_up,
-        "seconds": round(time.perf_counter() - start, 3),
-        "finished": provenance.now(),
-        **provenance.environment(),
     }
-    provenance.prepare(writer.path, result)
-    writer.close()
-    provenance.commit(writer.path)
-    return result
+    return provenance.finish(writer, told, start)
 
 
 def _draw(
@@ -342,17 +336,6 @@ def _neighbours(planes: list[int]) -> range:
     if len(chosen) != len(planes):
         raise InputError("Objects are followed from each plane to the next: give --planes without gaps, such as 0:20.")
     return chosen
-
-
-def _there_already(out: Path, run_id: str, table: Path | None) -> dict[str, Any]:
-    found = provenance.read(out)
-    if found.get("run") != run_id:
-        raise WriteError(
-            f"{out} is already there and is not from this run: choose another name, or add --overwrite to replace it."
-        )
-    if table is not None and not table.exists():
-        raise WriteError(f"{out} is already there but its table {table} is not: add --overwrite to make both again.")
-    return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
 
 
 def _writer(make: Callable[[], LabelsWriter], out: Path, overwrite: bool) -> LabelsWriter:

@@ -610,7 +610,8 @@ class TestOther:
         else:
             camera = camera_of(seeded.viewer)
             setattr(camera, move, {"center": (0.0, 31.0, 17.0), "zoom": 3.0 * camera.zoom}[move])
-        seeded.until(lambda: "stack" in seeded.bridge.waiting)
+        seeded.until(lambda: "stack" in seeded.bridge.waiting or not seeded.runner.is_busy)
+        assert seeded.runner.is_busy
         done = seeded.runner.task.progress.done
         for _ in range(20):
             seeded.bridge.turn()
