@@ -23,9 +23,10 @@ from napari_zeroseg._napari.find_part import FindPart, ProposalsPart
 from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.keys import FIND_KEYS, STACK_KEYS, bind_all
 from napari_zeroseg._napari.layout import button, column, form, row
+from napari_zeroseg._napari.numbers import fraction, show_number, whole_number
 from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.segment import SegmentDock
-from napari_zeroseg._napari.stack_more import MorePart, fraction, number, show_number
+from napari_zeroseg._napari.stack_more import MorePart
 from napari_zeroseg._napari.stack_run import flagged
 from napari_zeroseg._napari.stack_session import StackSession
 from napari_zeroseg._napari.stack_work import Surveyed
@@ -112,7 +113,7 @@ class StackDock(Dock):
         self.labels = LayerCombo(partial(self._layers, Labels), "no labels")
         self.model = ModelCombo(self.session.zoo.refresh)
         self.whole = Segments(RANGES)
-        self.first, self.last = number(0, 0, "First plane"), number(0, 0, "Last plane")
+        self.first, self.last = whole_number(0, 0, "First plane"), whole_number(0, 0, "Last plane")
         self.ends = row(self.first, self.last)
         return form(
             ("Image", self.image),

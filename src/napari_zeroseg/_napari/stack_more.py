@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_zeroseg._napari.computing import DEVICES, PRECISIONS
 from napari_zeroseg._napari.layout import form, row
+from napari_zeroseg._napari.numbers import fraction, number, show_number, whole_number
 from napari_zeroseg._napari.widgets import Choice, LayerCombo
 from napari_zeroseg.link import Branches
 
@@ -62,28 +63,22 @@ class MorePart(QWidget):
         self.device.setToolTip("Where the model computes, from the next run on")
         self.precision.setToolTip("How exactly the model computes, from the next run on")
         self.threshold = fraction("Certainty below which a plane is flagged")
-        self.points = number(1, 128, "Clicks along each side of the grid")
+        self.points = whole_number(1, 128, "Clicks along each side of the grid")
         self.iou = fraction("IoU that the model must predict for a mask")
         self.stability = fraction("How little a mask may change when its threshold is moved")
-        self.least, self.most = (number(0, 10**9, f"{which} area of a mask", " px") for which in ("Least", "Largest"))
-        self.most.setSpecialValueText("no limit")
+        self.least = whole_number(0, 10**9, "Least area of a mask", " px")
+        self.most = whole_number(0, 10**9, "Largest area of a mask", " px", "no limit")
         self.class_map, self.keep = LayerCombo(maps, "all"), QLineEdit()
         self.keep.setMaximumWidth(80)
         self.keep.setToolTip("Objects are kept whose pixels are mostly of these classes of the map, such as 1,3")
         self.branches = Choice(_BRANCHES)
         self.branches.setToolTip("What becomes of sections that could go on in several of the next plane")
-        self.gap = number(0, 20, "Planes that an object may be missing from between two of its sections")
-        self.min_planes = number(1, 10**6, "Objects on fewer planes are removed")
-        self.specks = number(0, 10**9, "Linked objects of fewer voxels are removed", " voxels")
-        self.holes = number(0, 10**9, "Holes of a plane up to this many pixels are filled", " px")
+        self.gap = whole_number(0, 20, "Planes that an object may be missing from between two of its sections")
+        self.min_planes = whole_number(1, 10**6, "Objects on fewer planes are removed")
+        self.specks = whole_number(0, 10**9, "Linked objects of fewer voxels are removed", " voxels")
+        self.holes = whole_number(0, 10**9, "Holes of a plane up to this many pixels are filled", " px")
 
-        self.room = QDoubleSpinBox()
-        self.room.setRange(0, 10**4)
-        self.room.setDecimals(1)
-        self.room.setKeyboardTracking(False)
-        self.room.setSuffix(" GB")
-        self.room.setSpecialValueText("all there is")
-        self.room.setToolTip("Room that the embeddings of the planes may take")
+        self.room = number(0, 10**4, "Room that the embeddings of the planes may take", " GB", "all there is")
 
     def _laid_out(self) -> QWidget:
         return form(
@@ -137,35 +132,6 @@ class MorePart(QWidget):
         self.keep.setEnabled(choices.class_map is not None)
         if self.keep.text() != choices.keep:
             self.keep.setText(choices.keep)
-
-
-def number(least: int, most: int, about: str, unit: str = "") -> QSpinBox:
-    """A field for a whole number."""
-    made = QSpinBox()
-    made.setRange(least, most)
-    made.setKeyboardTracking(False)
-    made.setToolTip(about)
-    made.setSuffix(unit)
-    return made
-
-
-def fraction(about: str) -> QDoubleSpinBox:
-    """A field for a number from 0 to 1."""
-    made = QDoubleSpinBox()
-    made.setRange(0, 1)
-    made.setSingleStep(0.01)
-    made.setKeyboardTracking(False)
-    made.setToolTip(about)
-    return made
-
-
-def show_number(field: Any, value: float, most: float | None = None) -> None:
-    """Show a number in a spin box, and let it go up to `most`; tells nobody."""
-    field.blockSignals(True)
-    if most is not None:
-        field.setMaximum(most)
-    field.setValue(value)
-    field.blockSignals(False)
 
 
 def _heading(text: str) -> QLabel:
