@@ -21,8 +21,8 @@ from napari_zeroseg.errors import InputError, InputTypeError, ReadError, WriteEr
 from napari_zeroseg.io.heat_maps import HeatWriter, checked_heat_path
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
-from napari_zeroseg.io.targets import checked_target
-from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
+from napari_zeroseg.io.targets import check_apart, checked_target
+from napari_zeroseg.io.write import LabelsWriter, is_growing, taken_up
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes, planes_of
 from napari_zeroseg.prompts import PromptKind
@@ -62,10 +62,10 @@ def find_file(
     if job.examples is not None and _is_same(job.examples, job.source):
         job = replace(job, examples=None)  # its labels are the picture's own
     sources = [path.expanduser() for path in (job.source, job.like, job.vote, job.examples) if path is not None]
-    _check_apart(out, sources)
+    check_apart(out, *sources)
     heat_path = None if job.heat is None else checked_heat_path(job.heat.expanduser())
     if heat_path is not None:
-        _check_apart(heat_path, [*sources, out])
+        check_apart(heat_path, *sources, out)
     with only_run_on(out), nullcontext() if heat_path is None else only_run_on(heat_path):
         picture = open_image(sources[0])
         series = picture.planes()
@@ -85,7 +85,7 @@ def find_file(
             return _there_already(out, run, heat_path)
         classes = _classes(job, model, readers)
         heat = _heat_writer(job, heat_path, picture, series, run)
-        writer = _writer(job, out, picture, series, run)
+        writer = taken_up(out, _shape(series), picture, run, job.overwrite)
         if heat is not None and heat.is_taken:
             heat.forget()  # --overwrite says so, and the labels of this run can be written
         begun = {"out": str(writer.path), "run": run, "settings": settings}
@@ -108,9 +108,7 @@ def _classes(job: FindRun, model: Segmenter, readers: Sequence[Any]) -> dict[str
 
 
 def _there_already(out: Path, run: str, heat: Path | None) -> dict[str, Any]:
-    found = provenance.read(out)
-    if found.get("run") != run:
-        raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
+    found = provenance.there_already(out, run)
     if heat is not None and not heat.exists():
         raise WriteError(
             f"{out} is already there but its heat maps {heat} are not: add --overwrite to make both again."
@@ -120,7 +118,7 @@ def _there_already(out: Path, run: str, heat: Path | None) -> dict[str, Any]:
             f"{out} is already there, and its heat maps are {found.get('heat')}: {heat} is something else. Give that "
             "name to --heat, or add --overwrite to make both again."
         )
-    return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
+    return found
 
 
 def _heat_writer(job: FindRun, path: Path | None, picture: Picture, series: Planes, run: str) -> HeatWriter | None:
@@ -137,19 +135,6 @@ def _heat_writer(job: FindRun, path: Path | None, picture: Picture, series: Plan
 
 def _shape(series: Planes) -> tuple[int, ...]:
     return (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
-
-
-def _writer(job: FindRun, out: Path, picture: Picture, series: Planes, run: str) -> LabelsWriter:
-    """Take up what a run of the same settings has left; planes of another run go where the user says so."""
-    shape = _shape(series)
-    try:
-        return LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
-    except WriteError:
-        waiting = journal_of(out)
-        if not waiting.is_dir() or (planes_in(waiting) and not job.overwrite):
-            raise
-        discard(out)
-    return LabelsWriter(out, shape, spacing=picture.spacing, units=picture.units, run=run)
 
 
 def _write(
@@ -199,21 +184,16 @@ def _write(
     what = "masks voted" if job.vote is not None else "objects found"
     seconds = time.perf_counter() - start
     taken_up = f" {len(before)} plane(s) had been done by the run before." if before else ""
-    result = {
+    told = {
         **begun,
         "summary": f"{writer.path}: {objects} {what} on {len(planes)} plane(s) in {seconds:.1f} s.{taken_up}",
         "planes": reports,
         "planes_done_before": before,
-        "seconds": round(seconds, 3),
-        "finished": provenance.now(),
-        **provenance.environment(),
     }
     if heat is not None:
         heat.finish()
-        result["heat"] = str(heat.path.absolute())
-    provenance.prepare(writer.path, result)
-    writer.close()
-    provenance.commit(writer.path)
+        told["heat"] = str(heat.path.absolute())
+    result = provenance.finish(writer, told, start)
     if heat is not None:
         heat.forget()
     return result
@@ -291,9 +271,3 @@ def _settings(job: FindRun, model: Segmenter, readers: Sequence[Any], planes: Se
 def _hash_of_class(key: str) -> str | None:
     """sha256 of what a model has learnt of its class; None if it has learnt none."""
     return hashlib.sha256((model_folder(key) / CLASS_HEAD).read_bytes()).hexdigest() if has_class(key) else None
-
-
-def _check_apart(out: Path, inputs: Sequence[Path]) -> None:
-    for path in inputs:
-        if path.resolve() == out.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
-            raise InputError(f"{out} is {path} itself or lies inside it: choose another name for the labels.")

@@ -34,7 +34,7 @@ from napari_zeroseg.embeddings import default_store
 from napari_zeroseg.errors import InputError, WeightsError
 from napari_zeroseg.instances import OverlapPolicy
 from napari_zeroseg.intensity import to_uint8
-from napari_zeroseg.io.label_files import open_labels
+from napari_zeroseg.io.label_files import labels_on
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
 from napari_zeroseg.planes import Planes, check_picture
@@ -211,29 +211,8 @@ def _check_one(job: FindRun) -> None:
 
 
 def labels_of(path: Path, series: Planes, picture: str = "the picture") -> Planes:
-    """Return labels of the same planes as those of a picture, which the sentence of an error names.
-
-    Raises
-    ------
-    InputError
-        If they are of others, or hold fractions.
-    ReadError
-    """
-    labels = open_labels(path.expanduser()).planes()
-    if len(labels):
-        first = labels.read(0)
-        if first.dtype.kind == "f" and (first != np.rint(first)).any():
-            raise InputError(
-                f"{path} holds fractions, and whole numbers are wanted: cut a map of probabilities at a threshold "
-                "first, or save labels as integers."
-            )
-    if len(labels) != len(series) or labels.plane_shape != series.plane_shape:
-        raise InputError(
-            f"{path} has {len(labels)} planes of {labels.plane_shape}, but {picture} {len(series)} of "
-            f"{series.plane_shape}: give labels of the same planes (of another picture, for --like, name it by "
-            "--examples)."
-        )
-    return labels
+    """Return labels of the same planes as those of a picture, as :func:`labels_on` does."""
+    return labels_on(path, series, picture, " (of another picture, for --like, name it by --examples)")
 
 
 def _by_examples(job: FindRun, model: Segmenter, see: Sight) -> Way:

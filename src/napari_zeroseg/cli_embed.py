@@ -110,22 +110,22 @@ def _encoded(options: argparse.Namespace) -> dict[str, Any]:
         "windows": options.windows,
         "budget_bytes": budget,
     }
-    done = []
+    done: list[EncodedPlane] = []
     with cluster_of(options) as spread:
         model, walk = _begun(options, series, store, outwards(planes, options.around), how, spread)
         with plane_bar(options.quiet, len(planes), 0) as bar:
             for report in walk:
-                done.append(asdict(report))
+                done.append(report)
                 bar.update()
-    if all(report["fault"] for report in done):
-        raise InputError(f"None of {len(done)} planes could be encoded. Plane {done[0]['plane']}: {done[0]['fault']}")
+    if all(report.fault for report in done):
+        raise InputError(f"None of {len(done)} planes could be encoded. Plane {done[0].plane}: {done[0].fault}")
     return {
         "summary": _summary(done, len(planes), folder),
         "folder": str(folder),
         "model": model.spec.key,
         "model_hash": model.model_key,
-        "planes": done,
-        "planes_left": len(planes) - len(done),
+        "planes": [asdict(report) for report in done],
+        "planes_left": len(planes) - sum(report.is_ended for report in done),
     }
 
 
@@ -147,17 +147,18 @@ def _begun(
     return model, encode_stack(series, model, store, planes=planes, **how)
 
 
-def _summary(done: list[dict[str, Any]], planes: int, folder: Path) -> str:
-    windows = sum(report["windows"] for report in done)
-    encoded = sum(report["encoded"] for report in done)
-    size = sum(report["size"] for report in done)
-    seconds = sum(report["seconds"] for report in done)
+def _summary(done: list[EncodedPlane], planes: int, folder: Path) -> str:
+    windows = sum(one.windows for one in done)
+    encoded = sum(one.encoded for one in done)
+    size = sum(one.size for one in done)
+    seconds = sum(one.seconds for one in done)
+    ended = sum(one.is_ended for one in done)
     told = (
-        f"{len(done)} of {planes} planes: {encoded} of {windows} windows encoded in {seconds:.1f} s, "
+        f"{ended} of {planes} planes: {encoded} of {windows} windows encoded in {seconds:.1f} s, "
         f"{size / 1e6:.0f} MB in {folder}."
     )
-    if encoded < windows and len(done) == planes:
-        told += " The others were there already."
-    if len(done) < planes:
+    if there := sum(one.looked for one in done) - encoded:
+        told += f" {there} {'was' if there == 1 else 'were'} there already."
+    if ended < planes:
         told += " The room for embeddings is used up: give more by --budget or ZEROSEG_DISK_CACHE."
     return told

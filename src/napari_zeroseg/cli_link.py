@@ -41,7 +41,7 @@ def add_command(commands: Any) -> None:
     tidy.add_argument("--max-hole-volume", type=float, default=0, metavar="V", help="holes in the volume")
     add_cluster_options(parser, with_model=False)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there, or begun by another run")
-    parser.add_argument("--json", action="store_true", help="print the objects as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report with the objects as JSON")
     parser.set_defaults(command=_link)
 
 
@@ -56,11 +56,10 @@ def _link(options: argparse.Namespace) -> None:
         raise CancelledError(
             "Stopped. Planes that are done are kept: the same command goes on with the others."
         ) from None
-    planes = report.pop("planes")
     if options.json:
         print_out(json.dumps(report, indent=2))
     elif not options.quiet:
-        print_out(f"{report['out']}: {len(report['objects'])} objects on {planes} planes.")
+        print_out(report["summary"])
 
 
 def _how(options: argparse.Namespace) -> LinkOptions:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_zeroseg.errors import UnknownModelError, WriteError, ZerosegError
+from napari_zeroseg.errors import InputError, UnknownModelError, WriteError, ZerosegError
 from napari_zeroseg.tiling import NARROWEST
 
 if TYPE_CHECKING:
@@ -90,6 +90,16 @@ def numbers(count: int) -> Callable[[str], tuple[float, ...]]:
         return values
 
     return parse
+
+
+def class_numbers(text: str) -> tuple[int, ...]:
+    """Read numbers of classes with commas between them, for argparse."""
+    from napari_zeroseg.automatic.class_filter import classes_of
+
+    try:
+        return classes_of(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _processes(text: str) -> int:

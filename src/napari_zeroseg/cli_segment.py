@@ -13,6 +13,7 @@ from napari_zeroseg.cli_cascade import add_finding, check_stands_alone, find, wa
 from napari_zeroseg.cli_options import (
     add_cluster_options,
     add_model_options,
+    class_numbers,
     cluster_of,
     field_of_view,
     labels_path,
@@ -52,6 +53,9 @@ _SEARCH = (
     _Flag("crop_n_points_downscale_factor", int, "1", "how many times fewer clicks in each layer"),
     _Flag("min_mask_region_area", int, "0", "pixels from which holes and separate parts stay"),
 )
+
+_FILTERS = ("min_area", "max_area", "area_unit", "on_top", "class_map", "keep_class", "table")
+"""What is kept of what was found, and how it is told."""
 
 
 def add_command(commands: Any) -> None:
@@ -140,6 +144,10 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         choices=("area", "predicted_iou", "stability_score"),
         help="which of overlapping objects is seen: the smaller, or that with the higher score (default: area)",
     )
+    group.add_argument("--class-map", type=Path, metavar="MAP", help="labels: the class of each pixel of all planes")
+    group.add_argument(
+        "--keep-class", type=class_numbers, metavar="1,2", help="objects are kept whose pixels are mostly of these"
+    )
     group.add_argument("--table", type=Path, metavar="FILE.csv", help="table of the objects (default: OUT.csv)")
 
 
@@ -202,7 +210,7 @@ def _segment(options: argparse.Namespace) -> None:
 def _check_finds_alone(options: argparse.Namespace, has_prompts: bool) -> None:
     """Options of other ways to segment are a mistake with words and likeness."""
     search = [flag.name for flag in _SEARCH if flag.name != "points_per_side"]
-    foreign = ["min_area", "max_area", "area_unit", "on_top", "table", "scheduler", "workers", *search]
+    foreign = [*_FILTERS, "scheduler", "workers", *search]
     given = [f"--{name.replace('_', '-')}" for name in foreign if getattr(options, name) is not None]
     given += ["--auto"] * options.auto + ["--one-object"] * options.one_object
     given += ["--field"] * (options.field != "auto") + ["--overlap"] * (options.overlap is not None)
@@ -214,8 +222,7 @@ def _check_finds_alone(options: argparse.Namespace, has_prompts: bool) -> None:
 
 def _automatic(options: argparse.Namespace) -> AutomaticRun | None:
     """What to search for, or None; options of the search without it are a mistake."""
-    others = ("min_area", "max_area", "area_unit", "on_top", "table")
-    given = [name for name in (*(flag.name for flag in _SEARCH), *others) if getattr(options, name) is not None]
+    given = [name for name in (*(flag.name for flag in _SEARCH), *_FILTERS) if getattr(options, name) is not None]
     if not options.auto:
         if given:
             options.complain(f"--{given[0].replace('_', '-')} is for --auto: add that, or leave it out")
@@ -223,6 +230,8 @@ def _automatic(options: argparse.Namespace) -> AutomaticRun | None:
     if options.one_object or options.overlap is not None:
         name = "--one-object" if options.one_object else "--overlap"
         options.complain(f"{name} is for points and boxes: leave it out, or --auto")
+    if (options.class_map is None) != (options.keep_class is None):
+        options.complain("--class-map and --keep-class belong together: give both, or leave both out")
     from napari_zeroseg.automatic import AutomaticOptions
     from napari_zeroseg.headless import AutomaticRun
 
@@ -234,4 +243,6 @@ def _automatic(options: argparse.Namespace) -> AutomaticRun | None:
         options.area_unit == "physical",
         options.on_top or "area",
         options.table,
+        options.class_map,
+        options.keep_class or (),
     )

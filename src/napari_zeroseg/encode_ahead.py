@@ -44,8 +44,10 @@ class EncodedPlane:
         Running number of the plane.
     windows : int
         How many windows it has to be looked at through.
+    looked : int
+        How many of them the walk came to: fewer where a budget ended in the midst of them.
     encoded : int
-        How many of them were encoded now; the others were in the store.
+        How many of these were encoded now; the others were in the store.
     size : int
         Bytes of all its embeddings in the store.
     seconds : float
@@ -58,11 +60,17 @@ class EncodedPlane:
 
     plane: int
     windows: int
+    looked: int
     encoded: int
     size: int
     seconds: float
     left: float | None
     fault: str = ""
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing of it is left, be it that it was skipped."""
+        return self.looked == self.windows
 
 
 @dataclass(frozen=True)
@@ -322,7 +330,8 @@ class _Walk:
         if self.windows:
             self._seen.append(self.windows)
         seconds = self._watch.total - self._started
-        return EncodedPlane(self._plane, self.windows, self._new, self._size, seconds, self._left(ended=True), fault)
+        left = self._left(ended=True)
+        return EncodedPlane(self._plane, self.windows, self._window, self._new, self._size, seconds, left, fault)
 
     def _left(self, ended: bool = False) -> float | None:
         """Seconds for the rest, as if nothing of it were encoded yet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,20 +12,22 @@ from typing import Any
 
 from napari_zeroseg import provenance
 from napari_zeroseg.automatic import AutomaticOptions, write_table
+from napari_zeroseg.automatic.class_filter import ClassFilter
 from napari_zeroseg.automatic.masks import OnTop
 from napari_zeroseg.automatic.table import checked_table, row
-from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.instances import OverlapPolicy
+from napari_zeroseg.io.label_files import labels_on
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
-from napari_zeroseg.io.targets import checked_target
-from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
+from napari_zeroseg.io.targets import check_apart, checked_target
+from napari_zeroseg.io.write import LabelsWriter, is_growing, taken_up
 from napari_zeroseg.locks import only_run_on
-from napari_zeroseg.planes import planes_of
+from napari_zeroseg.planes import Planes, planes_of
 from napari_zeroseg.seeds import GivenPrompts, class_names, gather_seeds
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.stack import FoundReport, PlaneReport, Search, StackOptions
-from napari_zeroseg.tasks import ByPrompts, Everything, Here, PlaneTask, Runner, keep, kept, read_report
+from napari_zeroseg.tasks import ByPrompts, ClassMap, Everything, Here, PlaneTask, Runner, keep, kept, read_report
 from napari_zeroseg.view import FieldChoice
 
 _log = logging.getLogger(__name__)
@@ -82,6 +83,10 @@ class AutomaticRun:
         As for :func:`to_labels`.
     table : Path, optional
         Where the table of objects goes; left out, beside the labels.
+    class_map : Path, optional
+        Labels that :func:`open_labels` opens, of the picture's planes: a class for each pixel.
+    keep : tuple of int
+        Classes in that map whose objects are kept.
     """
 
     options: AutomaticOptions = dataclass_field(default_factory=AutomaticOptions)
@@ -90,6 +95,8 @@ class AutomaticRun:
     is_physical: bool = False
     on_top: OnTop = "area"
     table: Path | None = None
+    class_map: Path | None = None
+    keep: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,27 +156,46 @@ def segment_file(
         planes = planes_of(job.planes, len(series))
         options = StackOptions(_limits(job, picture), job.field, job.overlap)
         table = None if job.automatic is None else checked_table(job.automatic.table or _beside(out))
-        search = None if job.automatic is None else _search(job.automatic, picture)
-        seeds = {} if search is not None else gather_seeds(job.prompts, series, planes)
+        everything = None if job.automatic is None else _everything(job.automatic, picture, series, options, out)
+        seeds = {} if everything is not None else gather_seeds(job.prompts, series, planes)
         runner = Here(series, load()) if spread is None else spread(source)
-        automatic = None if search is None else {**asdict(search), "planes": planes}
+        automatic = None if everything is None else _told(everything, planes)
         classes = class_names(job.prompts) if job.prompts.by_class else None
         run, settings = provenance.run_of(source, runner.model, seeds, options, automatic, classes)
         if out.exists() and not job.overwrite and not is_growing(out):
-            return _there_already(out, run, table)
+            return provenance.there_already(out, run, table)
         begun = {"out": str(out), "run": run, "settings": settings, "started": provenance.now()}
         if classes is not None:
             begun["classes"] = classes
-        if search is None:
+        if everything is None:
             work = _Work(list(seeds), ByPrompts(seeds, options))
         else:
             assert table is not None
             begun["table"] = str(table)
-            work = _Work(
-                planes, Everything(search, options), lambda reports: write_table(table, _rows(reports, picture))
-            )
+            work = _Work(planes, everything, lambda reports: write_table(table, _rows(reports, picture)))
         shape = (len(series), *series.plane_shape) if series.index_shape else series.plane_shape
-        return _write(_writer(job, out, shape, picture, run), work, runner, bar, begun)
+        return _write(taken_up(out, shape, picture, run, job.overwrite), work, runner, bar, begun)
+
+
+def _everything(
+    automatic: AutomaticRun, picture: Picture, series: Planes, options: StackOptions, out: Path
+) -> Everything:
+    search, classes = _search(automatic, picture), None
+    if automatic.class_map is not None:
+        path = automatic.class_map.expanduser().absolute()  # workers may stand in another folder
+        check_apart(out, path)
+        ClassFilter(labels_on(path, series), automatic.keep).on(0)  # not after hours
+        classes = ClassMap(path, automatic.keep)
+    return Everything(search, options, classes)
+
+
+def _told(everything: Everything, planes: list[int]) -> dict[str, Any]:
+    """What is searched for, as plain values."""
+    told = {**asdict(everything.search), "planes": planes}
+    if everything.classes is not None:
+        told["class_map"] = provenance.identity_of(everything.classes.path)
+        told["keep_class"] = list(everything.classes.keep)
+    return told
 
 
 def _search(automatic: AutomaticRun, picture: Picture) -> Search:
@@ -200,17 +226,6 @@ def _beside(out: Path) -> Path:
     return out.with_name(out.name + ".csv")
 
 
-def _there_already(out: Path, run: str, table: Path | None) -> dict[str, Any]:
-    found = provenance.read(out)
-    if found.get("run") == run and (table is None or table.exists()):
-        return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
-    if found.get("run") == run:
-        raise WriteError(f"{out} is already there but its table {table} is not: add --overwrite to make both again.")
-    raise WriteError(
-        f"{out} is already there and is not from this run: choose another name, or add --overwrite to replace it."
-    )
-
-
 def _write(
     writer: LabelsWriter, work: _Work, runner: Runner, bar: Callable[[int, int], Any], begun: dict[str, Any]
 ) -> dict[str, Any]:
@@ -237,20 +252,13 @@ def _write(
         raise
     if work.table is not None:
         work.table(read_report(writer.folder, plane) for plane in work.planes)
-    seconds = time.perf_counter() - start
-    result = {
+    told = {
         **begun,
-        "summary": _summary(writer.path, tally, before, seconds),
+        "summary": _summary(writer.path, tally, before, time.perf_counter() - start),
         "planes": [tally.told(plane) for plane in work.planes],
         "planes_done_before": before,
-        "seconds": round(seconds, 3),
-        "finished": provenance.now(),
-        **provenance.environment(),
     }
-    provenance.prepare(writer.path, result)
-    writer.close()
-    provenance.commit(writer.path)
-    return result
+    return provenance.finish(writer, told, start)
 
 
 class _Tally:
@@ -302,19 +310,6 @@ def _check_apart(source: Path, out: Path) -> None:
         raise InputError(f"{out} is the picture itself: choose another name for the labels.")
     if source.is_dir() and inside in out.resolve().parents:
         raise InputError(f"{out} lies inside the picture {source}: choose another folder for the labels.")
-
-
-def _writer(job: SegmentRun, out: Path, shape: Sequence[int], picture: Picture, run: str) -> LabelsWriter:
-    make = functools.partial(LabelsWriter, out, shape, spacing=picture.spacing, units=picture.units, run=run)
-    try:
-        return make()
-    except WriteError:
-        # planes of another run wait there: they go if the user says so, or if there are none
-        waiting = journal_of(out)
-        if not waiting.is_dir() or (planes_in(waiting) and not job.overwrite):
-            raise
-        discard(out)
-        return make()
 
 
 def _raise_if_nothing(reports: Sequence[PlaneReport]) -> None:

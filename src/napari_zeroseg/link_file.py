@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from napari_zeroseg import provenance
-from napari_zeroseg.errors import InputError, WriteError
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.io.label_files import open_labels
-from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.targets import checked_target
-from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of, planes_in
+from napari_zeroseg.io.write import LabelsWriter, is_growing, taken_up
 from napari_zeroseg.link import LinkedObject, LinkOptions, link_planes
 from napari_zeroseg.link.planes import stack_of
 from napari_zeroseg.locks import only_run_on
@@ -73,7 +71,7 @@ class LinkHere:
 def link_file(
     job: LinkRun, bar: Callable[[int, int], Any], spread: Callable[[Path], LinkRunner] | None = None
 ) -> dict[str, Any]:
-    """Link the planes of ``job.source`` into ``job.out``.
+    """Link the planes of ``job.source`` into ``job.out``, with the provenance as JSON beside it.
 
     Planes that an interrupted run with the same options has written are not written again.
 
@@ -88,7 +86,7 @@ def link_file(
     Returns
     -------
     dict
-        "out", the number of "planes", and the "objects".
+        The number of "planes" and the "objects" with the provenance, as it is in the JSON.
 
     Raises
     ------
@@ -99,44 +97,50 @@ def link_file(
     if source.resolve() == out.resolve():
         raise InputError(f"{out} is the input itself: choose another name for the linked labels.")
     with only_run_on(out):
-        if out.exists() and not job.overwrite and not is_growing(out):
-            raise WriteError(f"{out} is already there: choose another name, or add --overwrite to replace it.")
         labels = open_labels(source)
         series = stack_of(labels.data)
         step = labels.spacing
         options = replace(job.options, spacing=(step.get("Z", 1.0), step.get("Y", 1.0), step.get("X", 1.0)))
+        settings = _settings(source, options)
+        run = provenance.hash_of(settings)
+        if out.exists() and not job.overwrite and not is_growing(out):
+            return provenance.there_already(out, run)
         runner = LinkHere(series) if spread is None else spread(source)
-        writer = _writer(job, out, series, labels, _identity(source, options))
-        try:
-            objects = runner.run(options, writer, bar)
-        except BaseException as error:
-            begun = any(writer.folder.glob("*.npz")) and not isinstance(error, InputError)
-            if not writer.done and not begun:
-                writer.discard()  # nothing to take up, so nothing that stands in the way of other options
-            raise
-        writer.close()
-        return {"out": str(out), "planes": len(series), "objects": [asdict(one) for one in objects]}
+        begun = {"out": str(out), "run": run, "settings": settings, "started": provenance.now()}
+        writer = taken_up(out, (len(series), *series.plane_shape), labels, run, job.overwrite)
+        return _write(writer, options, runner, bar, begun)
 
 
-def _identity(source: Path, options: LinkOptions) -> str:
-    """A hash of everything that the result depends on."""
-    deciding = {
-        "input": provenance.identity_of(source)["stamp"],
-        "link": {**asdict(options), "branches": str(options.branches)},
+def _write(
+    writer: LabelsWriter,
+    options: LinkOptions,
+    runner: LinkRunner,
+    bar: Callable[[int, int], Any],
+    begun: dict[str, Any],
+) -> dict[str, Any]:
+    """Link the planes, and write the labels and their provenance."""
+    start = time.perf_counter()
+    try:
+        objects = runner.run(options, writer, bar)
+    except BaseException as error:
+        has_blocks = any(writer.folder.glob("*.npz")) and not isinstance(error, InputError)
+        if not writer.done and not has_blocks:
+            writer.discard()  # nothing to take up, so nothing that stands in the way of other options
+        raise
+    told = {
+        **begun,
+        "summary": f"{writer.path}: {len(objects)} object{'s' * (len(objects) != 1)} on {writer.count} planes.",
+        "planes": writer.count,
+        "objects": [asdict(one) for one in objects],
+    }
+    return provenance.finish(writer, told, start)
+
+
+def _settings(source: Path, options: LinkOptions) -> dict[str, Any]:
+    """All that the result depends on."""
+    told = {name: "inf" if value == math.inf else value for name, value in asdict(options).items()}
+    return {
+        "input": provenance.identity_of(source),
+        "link": {**told, "branches": str(options.branches)},
         "version": version("napari-zeroseg"),
     }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _writer(job: LinkRun, out: Path, series: Planes, labels: Picture, run: str) -> LabelsWriter:
-    shape = (len(series), *series.plane_shape)
-    make = functools.partial(LabelsWriter, out, shape, spacing=labels.spacing, units=labels.units, run=run)
-    try:
-        return make()
-    except WriteError:
-        # planes of another run wait there: they go if the user says so, or if there are none
-        waiting = journal_of(out)
-        if not waiting.is_dir() or (planes_in(waiting) and not job.overwrite):
-            raise
-        discard(out)
-        return make()

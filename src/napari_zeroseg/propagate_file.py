@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import json
 import time
 import zlib
@@ -23,7 +22,7 @@ from napari_zeroseg.errors import InputError, ReadError, WriteError
 from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.read import open_image
-from napari_zeroseg.io.targets import checked_target
+from napari_zeroseg.io.targets import check_apart, checked_target
 from napari_zeroseg.io.write import LabelsWriter, discard, is_growing, journal_of
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import planes_of
@@ -196,7 +195,7 @@ def propagate_file(
     out = checked_target(job.out)
     source, seeds = job.source.expanduser(), job.seeds.expanduser()
     table = None if job.table is None else checked_table(job.table)
-    _check_apart(out, source, seeds)
+    check_apart(out, source, seeds)
     with only_run_on(out):
         picture = open_image(source)
         series, labels = picture.planes(), open_labels(seeds)
@@ -205,7 +204,7 @@ def propagate_file(
         model = load()
         run_id, settings = _identity(source, seeds, model, planes, options)
         if out.exists() and not job.overwrite and not is_growing(out):
-            return _there_already(out, run_id, table)
+            return provenance.there_already(out, run_id, table)
         begun = {"out": str(out), "run": run_id, "settings": settings, "started": provenance.now()}
         journal = FileJournal(journal_of(out))
         run = propagation_of(
@@ -241,7 +240,7 @@ def _write(
     reports = [run.plane(plane).as_dict() for plane in run.planes]
     if table is not None:
         write_table(table, _rows(run))
-    result: dict[str, Any] = {
+    told = {
         **begun,
         "summary": f"{writer.path}: {run.words()}",
         "objects": {
@@ -252,14 +251,8 @@ def _write(
         "flags": [flag._asdict() for flag in run.flags],
         "planes": reports,
         "steps_done_before": journal.taken_up,
-        "seconds": round(time.perf_counter() - start, 3),
-        "finished": provenance.now(),
-        **provenance.environment(),
     }
-    provenance.prepare(writer.path, result)
-    writer.close()
-    provenance.commit(writer.path)
-    return result
+    return provenance.finish(writer, told, start)
 
 
 def _draw(
@@ -335,8 +328,7 @@ def _identity(
         "propagation": {**asdict(options), "direction": str(Direction(options.direction))},
         "version": version("napari-zeroseg"),
     }
-    deciding = {**settings, "input": settings["input"]["stamp"], "seeds": settings["seeds"]["stamp"]}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16], settings
+    return provenance.hash_of(settings), settings
 
 
 def _neighbours(planes: list[int]) -> range:
@@ -344,24 +336,6 @@ def _neighbours(planes: list[int]) -> range:
     if len(chosen) != len(planes):
         raise InputError("Objects are followed from each plane to the next: give --planes without gaps, such as 0:20.")
     return chosen
-
-
-def _check_apart(out: Path, *inputs: Path) -> None:
-    """Labels must never take the place of what they are made from, nor become a plane of it."""
-    for path in inputs:
-        if path.resolve() == out.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
-            raise InputError(f"{out} is {path} itself or lies inside it: choose another name for the labels.")
-
-
-def _there_already(out: Path, run_id: str, table: Path | None) -> dict[str, Any]:
-    found = provenance.read(out)
-    if found.get("run") != run_id:
-        raise WriteError(
-            f"{out} is already there and is not from this run: choose another name, or add --overwrite to replace it."
-        )
-    if table is not None and not table.exists():
-        raise WriteError(f"{out} is already there but its table {table} is not: add --overwrite to make both again.")
-    return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
 
 
 def _writer(make: Callable[[], LabelsWriter], out: Path, overwrite: bool) -> LabelsWriter:

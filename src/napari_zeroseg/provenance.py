@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import platform
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from napari_zeroseg.catalogue import ModelSpec
 from napari_zeroseg.errors import WriteError
+from napari_zeroseg.io.write import LabelsWriter
 from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.stack import Seed, StackOptions
 
@@ -30,6 +32,21 @@ def identity_of(path: Path) -> dict[str, Any]:
         size += status.st_size
         digest.update(f"{file.relative_to(path.parent)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return {"path": str(path), "files": len(files), "bytes": size, "stamp": digest.hexdigest()[:16]}
+
+
+def hash_of(settings: Mapping[str, Any]) -> str:
+    """Return a hash of everything that a result depends on; of inputs it counts what they are, and not where.
+
+    Another node of a cluster may see them elsewhere.
+    """
+    return hashlib.sha256(json.dumps(_deciding(settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _deciding(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    is_input = value.keys() == {"path", "files", "bytes", "stamp"}
+    return value["stamp"] if is_input else {name: _deciding(part) for name, part in value.items()}
 
 
 def described(seeds: dict[int, list[Seed]]) -> list[dict[str, Any]]:
@@ -116,9 +133,7 @@ def run_of(
         settings |= {"by_class": True, "classes": dict(classes)}
     if automatic is not None:
         settings["automatic"] = dict(automatic)
-    # not where the input lies: another node of a cluster may see it elsewhere
-    deciding = {**settings, "input": settings["input"]["stamp"]}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16], settings
+    return hash_of(settings), settings
 
 
 def environment() -> dict[str, str]:
@@ -162,6 +177,48 @@ def commit(out: Path) -> None:
         _prepared(out).replace(path_beside(out))
     except OSError as error:
         raise WriteError(f"{path_beside(out)} could not be written ({error.strerror}): repeat the run.") from error
+
+
+def finish(writer: LabelsWriter, told: Mapping[str, Any], start: float) -> dict[str, Any]:
+    """Finish labels, with their provenance beside them, and return that.
+
+    Parameters
+    ----------
+    writer : LabelsWriter
+    told : mapping
+        What the run has to tell; how long it took, when it ended and where it ran are added.
+    start : float
+        When it began, by :func:`time.perf_counter`.
+
+    Raises
+    ------
+    WriteError
+        If either cannot be written.
+    """
+    seconds = round(time.perf_counter() - start, 3)
+    result = {**told, "seconds": seconds, "finished": now(), **environment()}
+    prepare(writer.path, result)
+    writer.close()
+    commit(writer.path)
+    return result
+
+
+def there_already(out: Path, run: str, table: Path | None = None) -> dict[str, Any]:
+    """Return the provenance of what the same run has written, with a summary that says so.
+
+    Raises
+    ------
+    WriteError
+        If `out` is from another run, or its table is gone.
+    """
+    found = read(out)
+    if found.get("run") != run:
+        raise WriteError(
+            f"{out} is already there and is not from this run: choose another name, or add --overwrite to replace it."
+        )
+    if table is not None and not table.exists():
+        raise WriteError(f"{out} is already there but its table {table} is not: add --overwrite to make both again.")
+    return {**found, "summary": f"{out} is already there from the same run: nothing to do."}
 
 
 def read(out: Path) -> dict[str, Any]:

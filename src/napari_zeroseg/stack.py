@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_zeroseg import instances
 from napari_zeroseg.automatic import AutomaticOptions, filter_area, segment_everything, to_labels
+from napari_zeroseg.automatic.class_filter import ClassFilter, Filter
 from napari_zeroseg.automatic.masks import OnTop
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.embeddings import EmbeddingStore
@@ -260,7 +262,7 @@ def segment_planes(
         def segment(picture: NDArray[np.uint8], wanted: Sequence[Seed] = wanted) -> Answer:
             return _segment_plane(View(model, picture, store), wanted, options, cancel)
 
-        yield _one_plane(series, number, options, segment, cancel)
+        yield _one_plane(series, number, partial(_picture, series, number, options.limits), segment, cancel)
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,7 @@ def search_planes(
     search: Search,
     options: StackOptions,
     *,
+    classes: ClassFilter | None = None,
     first: int = 1,
     store: EmbeddingStore | None = None,
     cancel: CancelToken | None = None,
@@ -311,6 +314,8 @@ def search_planes(
     search : Search
     options : StackOptions
         Of which the limits count.
+    classes : ClassFilter, optional
+        Objects of which classes are kept; left out, all.
     first : int
         Label of the first object; those of later planes follow, so that no label is there twice.
     store, cancel
@@ -319,18 +324,24 @@ def search_planes(
     Raises
     ------
     InputError
-        If the model takes no points. A plane that is constant or cannot be read is reported and left empty.
+        If the model takes no points. A plane that is constant or cannot be read, or whose classes cannot, is reported
+        and left empty.
     CancelledError
         If `cancel` was raised.
     """
     check_takes_points(model)
     store = store if store is not None else EmbeddingStore()
+    filter_on = _all_on if classes is None else classes.on
     for number in numbers:
 
-        def segment(picture: NDArray[np.uint8], first: int = first) -> Answer:
-            return _search_plane(View(model, picture, store), search, first, cancel)
+        def look(number: int = number) -> tuple[NDArray[np.uint8], Filter]:
+            return _picture(series, number, options.limits), filter_on(number)
 
-        report, labels = _one_plane(series, number, options, segment, cancel)
+        def segment(seen: tuple[NDArray[np.uint8], Filter], first: int = first) -> Answer:
+            picture, keep = seen
+            return _search_plane(View(model, picture, store), search, keep, first, cancel)
+
+        report, labels = _one_plane(series, number, look, segment, cancel)
         first += len(report.objects)
         yield report, labels
 
@@ -338,22 +349,29 @@ def search_planes(
 Answer = tuple[tuple[ObjectReport, ...], NDArray[np.int32]]
 """The objects of a plane, and its labels."""
 
+Seen = TypeVar("Seen")
+"""What there is to be seen of a plane."""
+
+
+def _all_on(plane: int) -> Filter:
+    return list
+
 
 def _one_plane(
     series: Planes,
     number: int,
-    options: StackOptions,
-    segment: Callable[[NDArray[np.uint8]], Answer],
+    look: Callable[[], Seen],
+    segment: Callable[[Seen], Answer],
     cancel: CancelToken | None,
 ) -> tuple[PlaneReport, NDArray[np.int32]]:
     if cancel is not None:
         cancel.raise_if_cancelled()
     start = time.perf_counter()
     try:
-        picture = _picture(series, number, options.limits)
+        seen = look()
     except (InputError, ReadError) as error:
         return PlaneReport(number, (), time.perf_counter() - start, str(error)), np.zeros(series.plane_shape, np.int32)
-    objects, labels = segment(picture)
+    objects, labels = segment(seen)
     return PlaneReport(number, objects, time.perf_counter() - start), labels
 
 
@@ -379,9 +397,9 @@ def _segment_plane(view: View, seeds: Sequence[Seed], options: StackOptions, can
     return tuple(reports), labels
 
 
-def _search_plane(view: View, search: Search, first: int, cancel: CancelToken | None) -> Answer:
+def _search_plane(view: View, search: Search, keep: Filter, first: int, cancel: CancelToken | None) -> Answer:
     found = segment_everything(view.model, view, search.options, cancel=cancel)
-    masks = filter_area(found, search.least, search.most, search.spacing)
+    masks = keep(filter_area(found, search.least, search.most, search.spacing))
     reports = tuple(
         FoundReport(first + i, mask.predicted_iou, mask.area, mask.stability_score, mask.box)
         for i, mask in enumerate(masks)

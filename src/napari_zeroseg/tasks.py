@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from napari_zeroseg.automatic.class_filter import ClassFilter
 from napari_zeroseg.embeddings import default_store
+from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.write import LabelsWriter
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.planes import Planes
@@ -73,6 +76,26 @@ class ByPrompts:
 
 
 @dataclass(frozen=True)
+class ClassMap:
+    """A file with a map of classes, which is opened where it is used, and the classes that are wanted.
+
+    Attributes
+    ----------
+    path : Path
+        Labels of the picture's planes, where every worker sees them.
+    keep : tuple of int
+    """
+
+    path: Path
+    keep: tuple[int, ...]
+
+    @cached_property
+    def filter(self) -> ClassFilter:
+        """What keeps objects of these classes."""
+        return ClassFilter(open_labels(self.path).planes(), self.keep)
+
+
+@dataclass(frozen=True)
 class Everything:
     """Whatever is found without prompts.
 
@@ -80,10 +103,13 @@ class Everything:
     ----------
     search : Search
     options : StackOptions
+    classes : ClassMap, optional
+        Objects of which classes are kept; left out, all.
     """
 
     search: Search
     options: StackOptions
+    classes: ClassMap | None = None
     numbers_on: bool = True
 
     def on(self, planes: Sequence[int]) -> Everything:
@@ -94,8 +120,11 @@ class Everything:
         self, series: Planes, model: Segmenter, planes: Sequence[int], first: int, cancel: CancelToken | None
     ) -> Iterator[tuple[PlaneReport, NDArray[Any]]]:
         """Do planes, in order; objects are numbered from `first` through all of them."""
+        classes = None if self.classes is None else self.classes.filter
         store = default_store(_HELD_IN_MEMORY)
-        return search_planes(series, model, planes, self.search, self.options, first=first, store=store, cancel=cancel)
+        return search_planes(
+            series, model, planes, self.search, self.options, classes=classes, first=first, store=store, cancel=cancel
+        )
 
 
 class Runner(Protocol):

@@ -71,6 +71,17 @@ def test_a_budget(zeroseg, stack, cache):
     assert sum(path.stat().st_size for path in kept(cache)) <= 5_000_000
 
 
+def test_windows_that_were_never_looked_at_are_not_there_already(zeroseg, cache, tmp_path):
+    large = tmp_path / "large.npy"
+    np.save(large, np.random.default_rng(0).integers(0, 255, (1, 2048, 2048), np.uint8))
+    assert "1 windows encoded" in zeroseg("embed", large, "--windows", 1).out
+    report = json.loads(zeroseg("embed", large, "--budget", "5MB", "--json").out)
+    (plane,) = report["planes"]
+    assert (plane["looked"], plane["encoded"], report["planes_left"]) == (2, 1, 1)
+    assert report["summary"].startswith(f"0 of 1 planes: 1 of {plane['windows']} windows encoded")
+    assert "1 was there already. The room for embeddings is used up" in report["summary"]
+
+
 def test_broken_planes_are_named_and_the_rest_is_done(zeroseg, stack, cache, tmp_path):
     folder = tmp_path / "planes"
     folder.mkdir()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import napari_zeroseg as zs
+from napari_zeroseg import provenance
 from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.write import LabelsWriter
 
@@ -38,6 +39,29 @@ def test_objects_have_one_number_on_all_planes(zeroseg, planes, stack, tmp_path,
     assert len(report["objects"]) == stack.truth.max()
     if not name.endswith(".npy"):
         assert linked.spacing["Z"] == pytest.approx(0.05)
+
+
+def test_provenance_and_the_same_run_again(zeroseg, planes, tmp_path):
+    out = tmp_path / "out.tif"
+    report = json.loads(zeroseg("link", planes, "-o", out, "--gap", 1, "--max-hole-area", "inf", "--json").out)
+    told = json.loads(provenance.path_beside(out).read_text(), parse_constant=pytest.fail)
+    assert told == report
+    assert told["settings"]["input"]["path"] == str(planes)
+    chosen = told["settings"]["link"]
+    assert (chosen["gap"], chosen["branches"], chosen["max_hole_area"]) == (1, "join", "inf")
+    assert chosen["spacing"] == pytest.approx([0.05, 0.004, 0.004])
+    assert told["started"] <= told["finished"]
+    assert {"version"} <= told["settings"].keys()
+    assert {"python", "system", "seconds"} <= told.keys()
+    before = out.stat().st_mtime_ns
+    flags = ("--gap", 1, "--max-hole-area", "inf")
+    again = zeroseg("link", planes, "-o", out, *flags)
+    assert again == (0, f"{out} is already there from the same run: nothing to do.\n", "")
+    assert json.loads(zeroseg("link", planes, "-o", out, *flags, "--json").out)["objects"] == report["objects"]
+    assert "is not from this run" in zeroseg("link", planes, "-o", out, "--gap", 1).error()
+    assert out.stat().st_mtime_ns == before
+    assert zeroseg("link", planes, "-o", out, "--overwrite").code == 0
+    assert json.loads(provenance.path_beside(out).read_text())["settings"]["link"]["gap"] == 0
 
 
 def test_what_is_there_stays(zeroseg, planes, tmp_path):

@@ -17,7 +17,8 @@ import pytest
 import tifffile
 
 from napari_zeroseg import tiling
-from napari_zeroseg.cluster import Spread, connected, threads_of
+from napari_zeroseg.automatic import AutomaticOptions
+from napari_zeroseg.cluster import Spread, connected, threads_of, worker
 from napari_zeroseg.cluster.futures import blocks_of
 from napari_zeroseg.cluster.worker import Known
 from napari_zeroseg.errors import ClusterError, InputError, ReadError, WriteError
@@ -25,11 +26,14 @@ from napari_zeroseg.io.read import open_image
 from napari_zeroseg.io.write import LabelsWriter
 from napari_zeroseg.propagate_file import PropagateRun, propagate_file
 from napari_zeroseg.registry import MOBILE_SAM, load_model
-from napari_zeroseg.tasks import keep
+from napari_zeroseg.stack import Search, StackOptions
+from napari_zeroseg.tasks import ClassMap, Everything, keep
 
 from .conftest import TOYS
 
 SHAPE = (9, 64, 80)
+PATIENCE = 60.0
+"""Seconds that are waited for what must come, however busy the machine is."""
 
 
 @pytest.fixture
@@ -53,6 +57,13 @@ def no_bar(total: int, done: int):
 def done(log: Path) -> Counter[int]:
     """How often each plane was done."""
     return Counter(int(line.split()[1]) for line in log.read_text().splitlines())
+
+
+def until(condition) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def here(task, source) -> np.ndarray:
@@ -128,14 +139,15 @@ def test_an_error_comes_as_it_is_and_ends_the_run(spread, bright, tmp_path):
         list(spread.run(bright(fails_on=2, slow=0.2), range(9), 1, writer))
 
 
-def test_left_early_the_workers_stop(spread, bright, tmp_path):
-    task = bright(slow=1)
+def test_left_early_the_workers_stop(client, spread, bright, tmp_path):
+    """Both leave the plane in work, which would take longer than the test waits, and begin no other."""
+    task = bright(slow=2 * PATIENCE, slow_from=1, numbers_on=False)
     run = spread.run(task, range(9), 1, LabelsWriter(tmp_path / "out.tif", SHAPE))
     next(run)
-    begun = done(task.log).total()
+    until(lambda: done(task.log).total() == 3)
     run.close()
-    time.sleep(6)  # all planes would have been done by now
-    assert done(task.log).total() <= begun + 2 < 9
+    until(lambda: not any(client.run(lambda: worker.busy.locked()).values()))
+    assert done(task.log).total() == 3
 
 
 def test_what_workers_do_not_see_is_told(client, recipe, source, bright, tmp_path):
@@ -148,6 +160,27 @@ def test_what_workers_do_not_see_is_told(client, recipe, source, bright, tmp_pat
     writer.discard()
     with pytest.raises(WriteError, match="write where every worker sees it"):
         list(spread.run(bright(), range(9), 1, writer))
+
+
+def test_the_map_of_classes_is_opened_by_the_workers(client, recipe, source, toys, tmp_path):
+    raw = np.full(SHAPE, 20, np.uint8)
+    raw[:, 8:24, 8:24], raw[:, 8:24, 40:56] = 100, 200
+    tifffile.imwrite(source, raw + np.arange(9, dtype=np.uint8)[:, None, None], compression="zlib")
+    classes = np.where(raw == 200, 2, 1).astype(np.uint8)
+    classes[5] = 1
+    tifffile.imwrite(tmp_path / "classes.tif", classes, compression="zlib")
+    options = AutomaticOptions(points_per_side=6, pred_iou_thresh=0, stability_score_thresh=0)
+    task = Everything(Search(options), StackOptions(), ClassMap(tmp_path / "classes.tif", (2,)))
+    out, model = tmp_path / "out.ome.zarr", load_model("toy_flood")
+    with LabelsWriter(out, SHAPE) as writer:
+        assert len(list(Spread(client, recipe, source).run(task, range(9), 1, writer))) == 9
+    found = open_image(out).data[:]
+    alone = task.run(open_image(source).planes(), model, range(9), 1, None)
+    np.testing.assert_array_equal(found, np.stack([labels for _, labels in alone]))
+    np.testing.assert_array_equal(found > 0, classes == 2)
+    gone = Everything(Search(options), StackOptions(), ClassMap(tmp_path / "gone.tif", (2,)))
+    with pytest.raises(ReadError, match=r"On the worker .*: There is no file .*gone.tif"):
+        list(Spread(client, recipe, source).run(gone, range(9), 1, LabelsWriter(tmp_path / "other.tif", SHAPE)))
 
 
 def test_embeddings_are_shared(client, recipe, source):

@@ -11,6 +11,7 @@ from qtpy.QtCore import QPoint, Qt
 from napari_zeroseg._napari import turns
 from napari_zeroseg._napari.curve import Curve, CurveData
 from napari_zeroseg.jobs import shared_queue
+from napari_zeroseg.link import Branches
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
 
@@ -83,11 +84,11 @@ def test_layers_are_chosen(bench):
 
 
 def test_where_it_runs_is_chosen(bench, shared_memory):
-    bench.dock.device.picked.emit("cpu")
-    bench.dock.precision.picked.emit("float32")
+    bench.dock.more.device.picked.emit("cpu")
+    bench.dock.more.precision.picked.emit("float32")
     choice = bench.session.choices.model
     assert (choice.key, choice.device, choice.precision) == ("mobile_sam", "cpu", "float32")
-    bench.until(lambda: bench.dock.precision.currentText() == "float32")
+    bench.until(lambda: bench.dock.more.precision.currentText() == "float32")
     bench.session.set_model("mobile_sam")
     assert bench.session.choices.model == choice
     bench.dock.everything.click()
@@ -177,6 +178,33 @@ def test_everything_on_this_plane_and_take_over(bench):
     assert (own.data != before).any()
     own.undo()
     np.testing.assert_array_equal(own.data, before)
+
+
+def test_room_and_branches_are_chosen(bench):
+    more = bench.dock.more
+    assert (more.room.text(), more.branches.currentText()) == ("all there is", "join")
+    more.room.setValue(0.5)
+    more.branches.picked.emit(Branches.CUT)
+    assert (bench.session.choices.room, bench.session.choices.branches) == (0.5, Branches.CUT)
+    bench.until(lambda: (more.room.text(), more.branches.currentText()) == ("0.5 GB", "cut"))
+
+
+def test_objects_of_a_class_are_kept(bench):
+    more, right = bench.dock.more, np.zeros(bench.truth.shape, np.uint8)
+    right[:, :, SIZE // 2 :] = 5
+    assert more.class_map.currentText() == "all"
+    assert not more.keep.isEnabled()
+    layer = bench.viewer.add_labels(right, name="right")
+    more.class_map.picked.emit(layer)
+    bench.until(more.keep.isEnabled)
+    assert more.class_map.currentText() == "right"
+    more.keep.setText("5")
+    bench.dock.everything.click()
+    bench.settle()
+    assert bench.found[SEED].any()
+    assert all(row["column1"] >= SIZE // 2 for row in bench.session.results.table)
+    bench.viewer.layers.remove(layer)
+    bench.until(lambda: more.class_map.currentText() == "all")
 
 
 def test_link_and_undo(bench):

@@ -12,8 +12,9 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_zeroseg import open_image
-from napari_zeroseg._napari import prompt_layers, turns
+from napari_zeroseg._napari import prompt_layers, stack_task, turns
 from napari_zeroseg._napari.engine import Engine
+from napari_zeroseg._napari.layers import camera_of
 from napari_zeroseg._napari.stack_results import OneEdit
 from napari_zeroseg._napari.stack_session import StackSession
 from napari_zeroseg._napari.stack_work import Change, PlaneDone
@@ -21,6 +22,7 @@ from napari_zeroseg.automatic import AutomaticOptions
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.errors import InputError, WriteError
 from napari_zeroseg.jobs import InferenceQueue
+from napari_zeroseg.link import Branches
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.propagation import Direction
@@ -387,6 +389,51 @@ class TestSearch:
         seeded.settle()
         assert {row["area"] for row in seeded.session.results.table} == {middle}
 
+    @pytest.fixture
+    def halves(self, seeded):
+        """A map of classes: 1 on the left, 2 on the right."""
+        halves = np.ones((PLANES, SIZE, SIZE), np.uint8)
+        halves[:, :, SIZE // 2 :] = 2
+        seeded.session.set_choices(class_map=seeded.viewer.add_labels(halves, name="halves"))
+        return seeded
+
+    def test_objects_of_a_class(self, halves):
+        halves.session.set_choices(keep="2")
+        halves.session.search()
+        halves.settle()
+        right = halves.session.results.table
+        halves.session.set_choices(keep="1,2")
+        halves.session.search()
+        halves.settle()
+        everything = halves.session.results.table
+        assert 0 < len(right) < len(everything)
+        clear = [row for row in everything if row["column0"] >= SIZE // 2]
+        assert {row["area"] for row in clear} <= {row["area"] for row in right}
+        assert all(row["column1"] >= SIZE // 2 for row in right)
+
+    def test_a_map_of_classes_that_goes(self, halves):
+        """The run that needs it ends, and later ones keep everything."""
+        halves.session.search()
+        halves.until(lambda: halves.runner.task.progress.done > 0)
+        halves.viewer.layers.remove("halves")
+        assert halves.session.choices.class_map is None
+        halves.settle()
+        assert "'halves' was removed" in halves.log()
+        halves.session.search()
+        halves.settle()
+        assert halves.found[SEED].any()
+
+    def test_no_map_and_no_class(self, halves):
+        halves.session.set_choices(keep="left")
+        halves.session.search()
+        assert "such as 1,3, were expected, not 'left'" in halves.runner.status.text
+        small = halves.viewer.add_labels(np.ones((3, 20, 20), int), name="small")
+        halves.session.set_choices(class_map=small, keep="1")
+        halves.session.search()
+        assert "choose labels of the image's shape" in halves.runner.status.text
+        assert not halves.runner.is_busy
+        assert halves.session.results is None
+
     def test_a_plane_without_anything_is_skipped(self, seeded, phantom):
         raw = phantom[0].copy()
         raw[1] = 9
@@ -417,6 +464,19 @@ class TestEdits:
         np.testing.assert_array_equal(layer.data, before)
         layer.redo()
         assert not np.array_equal(layer.data, before)
+
+    @pytest.mark.parametrize(("branches", "objects"), [("join", 1), ("cut", 2)])
+    def test_link_where_objects_branch(self, seeded, branches, objects):
+        """A section that lies under two of the next plane."""
+        data = np.zeros((PLANES, SIZE, SIZE), np.uint16)
+        data[0, 10:20, 10:50] = 1
+        data[1, 10:20, 10:32], data[1, 10:20, 35:50] = 2, 3
+        layer = seeded.viewer.add_labels(data)
+        seeded.session.choose_labels(layer)
+        seeded.session.set_choices(branches=Branches(branches))
+        seeded.session.link()
+        seeded.settle()
+        assert len(np.unique(layer.data)) == 1 + objects
 
     def test_link_removes_specks_and_fills_holes(self, sections):
         layer = sections.session.labels
@@ -524,11 +584,42 @@ class TestOther:
         assert "1 of 3 planes encoded: 1 window. 1 plane was skipped. The room" in bench.runner.log[-1]
         assert "give more by ZEROSEG_MEMORY_CACHE" in bench.runner.log[-1]
 
-    def test_encoding_waits_while_the_user_works(self, seeded):
+    def test_encoding_ends_with_the_room_that_was_chosen(self, make_bench, squares):
+        squares[1:, 0, 1] = 7, 9
+        bench = make_bench(FloodEngine())
+        bench.session.choose_image(bench.viewer.add_image(squares))
+        bench.session.set_choices(room=1e-6)
+        bench.session.encode_ahead()
+        bench.settle()
+        assert "1 of 3 planes encoded: 1 window. The room for embeddings is used up" in bench.log()
+        assert bench.runner.log[-1].endswith("give more under More, at Room.")
+        bench.session.set_choices(room=0.0)
+        bench.session.encode_ahead()
+        bench.settle()
+        assert bench.runner.log[-1].endswith("3 of 3 planes encoded: 2 windows, 1 was there already.")
+
+    @pytest.mark.parametrize("move", ["step", "center", "zoom"])
+    def test_encoding_waits_while_the_user_works(self, seeded, engine, monkeypatch, move):
+        """It is looked at by the clock that the task goes by, which the test stops."""
+        now = [100.0]
+        monkeypatch.setattr(stack_task, "monotonic", lambda: now[0])
+        monkeypatch.setattr(engine, "store", EmbeddingStore())
         seeded.session.encode_ahead()
-        seeded.viewer.dims.set_current_step(0, 0)
+        if move == "step":
+            seeded.viewer.dims.set_current_step(0, 0)
+        else:
+            camera = camera_of(seeded.viewer)
+            setattr(camera, move, {"center": (0.0, 31.0, 17.0), "zoom": 3.0 * camera.zoom}[move])
         seeded.until(lambda: "stack" in seeded.bridge.waiting or not seeded.runner.is_busy)
+        assert seeded.runner.is_busy
+        done = seeded.runner.task.progress.done
+        for _ in range(20):
+            seeded.bridge.turn()
+            time.sleep(0.005)
+        assert seeded.runner.task.progress.done == done < PLANES
+        now[0] += stack_task.QUIET
         seeded.settle()
+        assert f"{PLANES} of {PLANES} planes encoded" in seeded.log()
 
     def test_jump_and_next_flag(self, seeded):
         seeded.session.set_choices(threshold=1.0)

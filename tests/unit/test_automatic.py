@@ -19,6 +19,7 @@ from napari_zeroseg.automatic import (
     write_table,
 )
 from napari_zeroseg.automatic.candidates import candidates_of
+from napari_zeroseg.automatic.class_filter import ClassFilter, classes_of
 from napari_zeroseg.automatic.overlap import suppress
 from napari_zeroseg.automatic.regions import mask_without_small_regions, without_small_regions
 from napari_zeroseg.automatic.windows import windows_of
@@ -27,6 +28,7 @@ from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.metrics import iou
 from napari_zeroseg.models.pipelines import SamFrame, inner_shape
 from napari_zeroseg.phantom import em_like_stack
+from napari_zeroseg.planes import Planes
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.registry import load_model
 from napari_zeroseg.segmenter import Prediction
@@ -374,6 +376,26 @@ class TestLabels:
             filter_class([self.big], classes[:5], 3)
         with pytest.raises(InputError, match="whole numbers"):
             filter_class([self.big], classes / 2, 3)
+
+    def test_classes_of_planes(self):
+        maps = np.zeros((3, 10, 10))
+        maps[1, 2:4, 2:4] = 3
+        maps[2] = -1
+        small = ClassFilter(Planes.of(maps), (3,))
+        assert small.on(0)([self.big, self.small]) == []
+        assert small.on(1)([self.big, self.small]) == [self.small]
+        maps[1] += 0.5
+        for plane in (1, 2):
+            with pytest.raises(InputError, match=f"whole numbers from 0, and plane {plane}"):
+                small.on(plane)
+        with pytest.raises(InputError, match="No class is wanted"):
+            ClassFilter(Planes.of(maps), ())
+
+    def test_numbers_of_classes(self):
+        assert classes_of(" 3, 1,3") == (1, 3)
+        for text in ("", "1,", "-1", "1.5", "one", "²"):
+            with pytest.raises(InputError, match=r"such as 1,3"):
+                classes_of(text)
 
     def test_the_table(self, tmp_path):
         rows = table([self.small, self.big], plane=7, first=3)

@@ -130,6 +130,16 @@ def test_no_more_than_the_store_keeps(stack, model, tmp_path):
     assert numbers(encode_stack(stack, model, store)) == [0, 1]
 
 
+def test_a_budget_that_ends_in_the_midst_of_a_plane(model, tmp_path):
+    large = np.random.default_rng(0).integers(0, 255, (1500, 1500), np.uint8)
+    store = EmbeddingStore(tmp_path)
+    (first,) = encode_stack(large, model, store, windows=1)
+    (report,) = encode_stack(large, model, store, budget_bytes=2 * first.size)
+    assert report.windows > report.looked == 2
+    assert (report.encoded, report.is_ended) == (1, False)
+    assert first.is_ended
+
+
 def test_a_budget_of_time(stack, model, tmp_path):
     assert numbers(encode_stack(stack, model, EmbeddingStore(tmp_path), budget_seconds=0)) == [0]
 

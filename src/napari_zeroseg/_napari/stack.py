@@ -10,25 +10,23 @@ from napari.layers import Image, Labels
 from napari.utils.theme import get_theme
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QDoubleSpinBox,
     QFileDialog,
-    QLabel,
     QLineEdit,
     QListWidget,
     QProgressBar,
-    QSpinBox,
     QWidget,
 )
 
-from napari_zeroseg._napari.computing import DEVICES, PRECISIONS
 from napari_zeroseg._napari.curve import Curve, CurveData
 from napari_zeroseg._napari.find_elsewhere import labels_for
 from napari_zeroseg._napari.find_part import FindPart, ProposalsPart
 from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.keys import FIND_KEYS, STACK_KEYS, bind_all
 from napari_zeroseg._napari.layout import button, column, form, row
+from napari_zeroseg._napari.numbers import fraction, show_number, whole_number
 from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.segment import SegmentDock
+from napari_zeroseg._napari.stack_more import MorePart
 from napari_zeroseg._napari.stack_run import flagged
 from napari_zeroseg._napari.stack_session import StackSession
 from napari_zeroseg._napari.stack_work import Surveyed
@@ -98,13 +96,14 @@ class StackDock(Dock):
 
     def _build(self) -> None:
         self.finding, self.proposals = FindPart(self.session), ProposalsPart(self.session.finder)
+        self.more = MorePart(self.session, partial(self._layers, Labels))
         parts = (
             self._build_source(),
             self._build_actions(),
             self._build_run(),
             self.proposals,
             self._build_found(),
-            Folded("More", self._build_more()),
+            Folded("More", self.more),
             Folded("Keys", KeyTable((*STACK_KEYS, *FIND_KEYS))),
         )
         self._lay_out(parts, 314)  # with room for the scroll bar
@@ -114,7 +113,7 @@ class StackDock(Dock):
         self.labels = LayerCombo(partial(self._layers, Labels), "no labels")
         self.model = ModelCombo(self.session.zoo.refresh)
         self.whole = Segments(RANGES)
-        self.first, self.last = _number(0, 0, "First plane"), _number(0, 0, "Last plane")
+        self.first, self.last = whole_number(0, 0, "First plane"), whole_number(0, 0, "Last plane")
         self.ends = row(self.first, self.last)
         return form(
             ("Image", self.image),
@@ -138,7 +137,7 @@ class StackDock(Dock):
         self.line = QLineEdit()
         self.line.setPlaceholderText("phrases, with commas between them")
         self.words = button("Words on all planes", "Look for the phrases on the planes of the range")
-        self.probability = _fraction("Probability above which a pixel belongs to a phrase")
+        self.probability = fraction("Probability above which a pixel belongs to a phrase")
         self.text = column(self.line, row(self.words, self.probability))
         return column(
             row(self.seeds, self.direction),
@@ -174,40 +173,6 @@ class StackDock(Dock):
         keep_keys_free(self.log)
         return column(self.curve, row(self.back, self.next), row(self.take, self.save), self.log)
 
-    def _build_more(self) -> QWidget:
-        self.threshold = _fraction("Certainty below which a plane is flagged")
-        self.points = _number(1, 128, "Clicks along each side of the grid")
-        self.iou = _fraction("IoU that the model must predict for a mask")
-        self.stability = _fraction("How little a mask may change when its threshold is moved")
-        self.least, self.most = (_number(0, 10**9, f"{which} area of a mask") for which in ("Least", "Largest"))
-        for one in (self.least, self.most):
-            one.setSuffix(" px")
-        self.most.setSpecialValueText("no limit")
-        self.gap = _number(0, 20, "Planes that an object may be missing from between two of its sections")
-        self.min_planes = _number(1, 10**6, "Objects on fewer planes are removed")
-        self.specks = _number(0, 10**9, "Linked objects of fewer voxels are removed")
-        self.holes = _number(0, 10**9, "Holes of a plane up to this many pixels are filled")
-        self.specks.setSuffix(" voxels")
-        self.holes.setSuffix(" px")
-        self.device, self.precision = Choice(DEVICES), Choice(PRECISIONS)
-        self.device.setToolTip("Where the model computes, from the next run on")
-        self.precision.setToolTip("How exactly the model computes, from the next run on")
-        return form(
-            ("Runs on", row(self.device, self.precision)),
-            ("", _heading("Propagate")),
-            ("Flag below", self.threshold),
-            ("", _heading("Segment everything")),
-            ("Points a side", self.points),
-            ("Predicted IoU", self.iou),
-            ("Stability", self.stability),
-            ("Area", row(self.least, self.most)),
-            ("", _heading("Link")),
-            ("Gap", self.gap),
-            ("Planes at least", self.min_planes),
-            ("Specks below", self.specks),
-            ("Holes up to", self.holes),
-        )
-
     def _style(self) -> None:
         super()._style()
         theme = get_theme(self.viewer.theme)
@@ -220,31 +185,12 @@ class StackDock(Dock):
         self.image.picked.connect(session.choose_image)
         self.labels.picked.connect(session.choose_labels)
         self.model.picked.connect(session.set_model)
-        self.device.picked.connect(lambda device: session.set_computing(device=device))
-        self.precision.picked.connect(lambda precision: session.set_computing(precision=precision))
         for widget, name in ((self.whole, "whole"), (self.seeds, "everywhere"), (self.direction, "direction")):
             widget.picked.connect(lambda value, name=name: session.set_choices(**{name: value}))
         self.line.textChanged.connect(lambda line: session.set_choices(line=line))
         self.on_range.picked.connect(lambda on: session.set_choices(on_range=on))
-        for number, name in (
-            (self.first, "first"),
-            (self.last, "last"),
-            (self.threshold, "threshold"),
-            (self.probability, "probability"),
-            (self.least, "least_area"),
-            (self.most, "most_area"),
-            (self.gap, "gap"),
-            (self.min_planes, "min_planes"),
-            (self.specks, "specks"),
-            (self.holes, "holes"),
-        ):
-            number.valueChanged.connect(lambda value, name=name: session.set_choices(**{name: value}))
-        for number, name in (
-            (self.points, "points_per_side"),
-            (self.iou, "pred_iou_thresh"),
-            (self.stability, "stability_score_thresh"),
-        ):
-            number.valueChanged.connect(lambda value, name=name: session.set_search(**{name: value}))
+        for field, name in ((self.first, "first"), (self.last, "last"), (self.probability, "probability")):
+            field.valueChanged.connect(lambda value, name=name: session.set_choices(**{name: value}))
         for one, call in (
             (self.propagate, session.propagate),
             (self.again, session.propagate_again),
@@ -314,16 +260,10 @@ class StackDock(Dock):
         session = self.session
         self.image.show_layer(session.image)
         self.labels.show_layer(session.labels)
-        model = session.choices.model
-        self.model.show_models(session.zoo.entries.values(), model.key)
-        known = {name for name, _, _ in DEVICES}
-        # the Segment dock, which this one begins with, may have found more
-        others = () if model.device in known else ((model.device, model.device, "As in the Segment dock"),)
-        self.device.offer((*DEVICES, *others))
-        self.device.show_value(model.device)
-        self.precision.show_value(model.precision)
+        self.model.show_models(session.zoo.entries.values(), session.choices.model.key)
         self._refresh_choices()
         self._refresh_run()
+        self.more.refresh()
         self.finding.refresh()
         self.proposals.refresh()
         self._refresh_curve()
@@ -336,27 +276,9 @@ class StackDock(Dock):
         self.seeds.show_value(choices.everywhere)
         self.direction.show_value(choices.direction)
         self.on_range.show_value(choices.on_range)
-        values: tuple[tuple[Any, float], ...] = (
-            (self.first, choices.first),
-            (self.last, choices.last),
-            (self.threshold, choices.threshold),
-            (self.points, choices.search.points_per_side or 1),
-            (self.iou, choices.search.pred_iou_thresh),
-            (self.stability, choices.search.stability_score_thresh),
-            (self.probability, choices.probability),
-            (self.least, choices.least_area),
-            (self.most, choices.most_area),
-            (self.gap, choices.gap),
-            (self.min_planes, choices.min_planes),
-            (self.specks, choices.specks),
-            (self.holes, choices.holes),
-        )
-        for number, value in values:
-            number.blockSignals(True)
-            if number in (self.first, self.last) and place is not None:
-                number.setMaximum(place.count - 1)
-            number.setValue(value)
-            number.blockSignals(False)
+        for field, value in ((self.first, choices.first), (self.last, choices.last)):
+            show_number(field, value, None if place is None else place.count - 1)
+        show_number(self.probability, choices.probability)
 
     def _refresh_run(self) -> None:
         session, runner = self.session, self.session.runner
@@ -399,29 +321,6 @@ class StackDock(Dock):
         self.curve.show_data(data, session.followed_plane)
         for one in (self.back, self.next):
             one.setEnabled(bool(self._flagged))
-
-
-def _number(least: int, most: int, about: str) -> QSpinBox:
-    made = QSpinBox()
-    made.setRange(least, most)
-    made.setKeyboardTracking(False)
-    made.setToolTip(about)
-    return made
-
-
-def _fraction(about: str) -> QDoubleSpinBox:
-    made = QDoubleSpinBox()
-    made.setRange(0, 1)
-    made.setSingleStep(0.01)
-    made.setKeyboardTracking(False)
-    made.setToolTip(about)
-    return made
-
-
-def _heading(text: str) -> QLabel:
-    made = QLabel(text)
-    made.setObjectName("zeroseg_heading")
-    return made
 
 
 def _short(name: str, most: int = 12) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from napari_zeroseg._napari.stack_work import PlaneDone, Progressed, Stack, Tell, Told
 from napari_zeroseg.encode_ahead import AheadProgress, EncodedPlane, encode_stack
 from napari_zeroseg.jobs import CancelToken
 
 
-def encode(stack: Stack, centre: tuple[float, float], token: CancelToken, tell: Tell) -> None:
-    """Encode planes, that on the screen first, windows near `centre` (row, column) first."""
+def encode(stack: Stack, centre: tuple[float, float], budget: int | None, token: CancelToken, tell: Tell) -> None:
+    """Encode planes, that on the screen first, windows near `centre` (row, column) first.
+
+    `budget` is the room in bytes that their embeddings may take; None is all that the store has.
+    """
     engine = stack.engine()
-    looked: dict[int, int] = {}
 
     def on_window(progress: AheadProgress) -> None:
-        looked[progress.plane] = progress.window
         tell(Progressed(progress.planes_done + progress.window / progress.windows, progress.planes))
 
     done = []
@@ -26,30 +27,31 @@ def encode(stack: Stack, centre: tuple[float, float], token: CancelToken, tell: 
         planes=stack.planes,
         around=stack.place.current,
         centre=centre,
+        budget_bytes=budget,
         progress=on_window,
         cancel=token,
     ):
         done.append(one)
         if one.fault:
             tell(PlaneDone(one.plane, None, fault=one.fault))
-    room = "ZEROSEG_MEMORY_CACHE" if engine.store.folder is None else "ZEROSEG_DISK_CACHE"
-    tell(Told(_encoded(done, looked, len(stack.planes), room)))
+    if budget is not None and budget < engine.store.capacity:
+        more = "under More, at Room"
+    else:
+        more = "by ZEROSEG_MEMORY_CACHE" if engine.store.folder is None else "by ZEROSEG_DISK_CACHE"
+    tell(Told(_encoded(done, len(stack.planes), more)))
 
 
-def _encoded(done: Sequence[EncodedPlane], looked: Mapping[int, int], planes: int, room: str) -> str:
-    """What a walk over so many planes has done, in a sentence or two.
-
-    `looked` is how many windows of a plane it has come to: the room for embeddings may end in the middle of one.
-    """
-    whole = [one for one in done if not one.fault and looked.get(one.plane, 0) == one.windows]
+def _encoded(done: Sequence[EncodedPlane], planes: int, more: str) -> str:
+    """What a walk over so many planes has done, in a sentence or two; `more` is where more room is given."""
+    ended = sum(one.is_ended for one in done)
     skipped = sum(bool(one.fault) for one in done)
     encoded = sum(one.encoded for one in done)
-    told = f"{len(whole)} of {planes} planes encoded: {encoded} window{'s' * (encoded != 1)}"
-    if there := sum(looked.values()) - encoded:
-        told += f", {there} were there already"
+    told = f"{ended - skipped} of {planes} planes encoded: {encoded} window{'s' * (encoded != 1)}"
+    if there := sum(one.looked for one in done) - encoded:
+        told += f", {there} {'was' if there == 1 else 'were'} there already"
     told += "."
     if skipped:
         told += f" {skipped} plane{'s were' if skipped > 1 else ' was'} skipped."
-    if len(whole) + skipped < planes:
-        told += f" The room for embeddings is used up: give more by {room}."
+    if ended < planes:
+        told += f" The room for embeddings is used up: give more {more}."
     return told

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from napari_zeroseg._napari.engine import ModelChoice
 from napari_zeroseg._napari.find_elsewhere import Pair
 from napari_zeroseg._napari.stack_place import StackPlace
 from napari_zeroseg.automatic import AutomaticOptions
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.link import Branches
 from napari_zeroseg.propagation import Direction
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Choices:
     least_area: int = 0
     most_area: int = 0
     """0 is no limit."""
+    class_map: Labels | None = None
+    """Classes by which masks are kept; without, all are."""
+    keep: str = "1"
+    """Numbers of the classes that are kept."""
     line: str = ""
     probability: float = 0.5
     find_on_range: bool = False
@@ -44,6 +53,9 @@ class Choices:
     """Linked objects of fewer voxels are removed."""
     holes: int = 0
     """Holes of a plane up to this many pixels are filled before linking."""
+    branches: Branches = Branches.JOIN
+    room: float = 0.0
+    """GB that embeddings of planes encoded ahead may take; 0 is all there is."""
 
     def planes(self, place: StackPlace) -> range:
         """Planes to work on.

@@ -165,6 +165,10 @@ class LabelStack:
         """Read one plane."""
         return self._place.read(self._data, number)
 
+    def series(self) -> Planes:
+        """The planes for the library."""
+        return Planes(self, (1, 2))
+
 
 def world_of(plane: ShownPlane, along: int, number: int) -> float:
     """Where the slider of an axis stands at a plane."""

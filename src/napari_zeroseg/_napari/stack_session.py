@@ -27,12 +27,15 @@ from napari_zeroseg._napari.stack_run import Runner, flagged
 from napari_zeroseg._napari.stack_work import Following, Searching, Stack, Voting, Wording
 from napari_zeroseg._napari.workspace import picture_of
 from napari_zeroseg._napari.zoo import UNKNOWN, Zoo, shared_zoo
+from napari_zeroseg.automatic.class_filter import ClassFilter, classes_of
 from napari_zeroseg.automatic.table import write_table
 from napari_zeroseg.errors import InputError, ZerosegError
 from napari_zeroseg.jobs import InferenceQueue, Priority, shared_queue
 from napari_zeroseg.link import LinkOptions
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.propagation import Flag, PropagationOptions
+
+GB = 10**9
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -83,7 +86,8 @@ class StackSession:
         self.zoo.changed.connect(self._on_zoo)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.dims.events.point.connect(self._on_dims)
-        camera_of(viewer).events.center.connect(self._on_user)
+        for event in self._camera_events:
+            event.connect(self._on_user)
         self.zoo.refresh()
         self.finder.look_for_words()
 
@@ -97,7 +101,14 @@ class StackSession:
         self.zoo.changed.disconnect(self._on_zoo)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.viewer.dims.events.point.disconnect(self._on_dims)
-        camera_of(self.viewer).events.center.disconnect(self._on_user)
+        for event in self._camera_events:
+            event.disconnect(self._on_user)
+
+    @property
+    def _camera_events(self) -> tuple[Any, ...]:
+        """What is told when the user moves or enlarges the picture."""
+        events = camera_of(self.viewer).events
+        return events.center, events.zoom
 
     # Choices
 
@@ -214,9 +225,18 @@ class StackSession:
         if least is not None and most is not None and least > most:
             raise InputError(f"No area is at least {least} and at most {most}: the smaller number comes first.")
         planes = self.choices.planes(place) if choices.on_range else range(place.current, place.current + 1)
+        classes = self._classes(image, place)
         results = self._results(image, place, "everything", np.int32)
-        work = Searching(self._stack(place, planes), choices.search, least, most, results.largest + 1)
-        self.runner.run("Segmenting everything", work, results, (image, results.layer))
+        work = Searching(self._stack(place, planes), choices.search, least, most, results.largest + 1, classes)
+        needs = (image, results.layer) if choices.class_map is None else (image, results.layer, choices.class_map)
+        self.runner.run("Segmenting everything", work, results, needs)
+
+    def _classes(self, image: Image, place: StackPlace) -> ClassFilter | None:
+        layer = self.choices.class_map
+        if layer is None:
+            return None
+        stack = LabelStack(layer.data, labels_place(layer, image, place))
+        return ClassFilter(stack.series(), classes_of(self.choices.keep))
 
     def vote(self) -> None:
         """Give the classes of the labels layer the outlines of masks, into a layer of their own."""
@@ -271,6 +291,7 @@ class StackSession:
             raise InputError(f"'{labels.name}' is no stack of planes that can be edited: choose other labels.")
         chosen = self.choices
         options = LinkOptions(
+            branches=chosen.branches,
             gap=chosen.gap,
             min_planes=chosen.min_planes,
             min_volume=chosen.specks,
@@ -301,7 +322,8 @@ class StackSession:
         plane = shown_plane(image, self.viewer.dims)
         centre = np.array(plane.point, float)
         centre[list(self.viewer.dims.displayed)] = np.asarray(camera_of(self.viewer).center)[-2:]
-        work = partial(encode, self._stack(place, self.choices.planes(place)), plane.pixel_at(centre))
+        budget = round(self.choices.room * GB) or None
+        work = partial(encode, self._stack(place, self.choices.planes(place)), plane.pixel_at(centre), budget)
         self.runner.run("Encoding ahead", work, None, (image,), gives_way=True)
 
     def save_table(self, path: str | Path) -> None:
@@ -412,6 +434,8 @@ class StackSession:
             self.labels = None
         if (pair := self.choices.examples) is not None and layer in (pair.image, pair.labels):
             self.choices = replace(self.choices, examples=None)
+        if layer is self.choices.class_map:
+            self.choices = replace(self.choices, class_map=None)
         self.runner.on_removed(layer)
         self.finder.on_removed(layer)
         self.changed.emit()

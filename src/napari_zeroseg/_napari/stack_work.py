@@ -18,6 +18,7 @@ from napari_zeroseg._napari.engine import Engine, ModelChoice
 from napari_zeroseg._napari.phrase_map import look_for, phrase_marks
 from napari_zeroseg._napari.stack_place import Box, LabelStack, ShownStack, StackPlace
 from napari_zeroseg.automatic import AutomaticOptions, filter_area, segment_everything, table, to_labels
+from napari_zeroseg.automatic.class_filter import ClassFilter
 from napari_zeroseg.automatic.search import check_takes_points
 from napari_zeroseg.cascade.text import not_read
 from napari_zeroseg.cascade.votes import vote
@@ -297,6 +298,8 @@ class Searching:
         Area of masks that are kept, in pixels.
     first : int
         Number of the first object.
+    classes : ClassFilter, optional
+        Masks of which classes are kept; left out, all.
     """
 
     stack: Stack
@@ -304,6 +307,7 @@ class Searching:
     least: float | None = None
     most: float | None = None
     first: int = 1
+    classes: ClassFilter | None = None
 
     def __call__(self, token: CancelToken, tell: Tell) -> None:
         """Do it plane by plane; one that cannot be looked at is told and skipped."""
@@ -318,12 +322,13 @@ class Searching:
                 tell(Progressed(done + clicks / of, len(planes)))
 
             try:
+                keep = list if self.classes is None else self.classes.on(plane)
                 view = View(model, self.stack.shown.plane(plane), engine.store)
                 masks = segment_everything(model, view, self.options, cancel=token, progress=clicked)
             except (InputError, InputTypeError, ReadError) as error:
                 tell(PlaneDone(plane, None, fault=str(error)))
             else:
-                masks = filter_area(masks, self.least, self.most)
+                masks = keep(filter_area(masks, self.least, self.most))
                 labels = to_labels(masks, self.stack.place.shape, first=first)
                 tell(PlaneDone(plane, labels, rows=table(masks, plane, first)))
                 first += len(masks)

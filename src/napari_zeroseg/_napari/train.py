@@ -16,10 +16,11 @@ from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QTextBrow
 from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.layers import data_shape
 from napari_zeroseg._napari.layout import button, column, form, row
+from napari_zeroseg._napari.numbers import number
 from napari_zeroseg._napari.plots import Line, LinePlot, in_two_rows
 from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.train_session import PairChoice, TrainingSession
-from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, Picture, number, picture_in
+from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, Picture, picture_in
 from napari_zeroseg._napari.widgets import Choice, Folded, ModelCombo, StatusLine, keep_keys_free
 from napari_zeroseg._napari.zoo import shared_zoo
 from napari_zeroseg.errors import ZerosegError

@@ -11,7 +11,6 @@ from qtpy.QtGui import QMouseEvent, QPixmap
 from qtpy.QtWidgets import (
     QCheckBox,
     QDialog,
-    QDoubleSpinBox,
     QLabel,
     QLineEdit,
     QScrollArea,
@@ -22,6 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_zeroseg._napari.layout import button, form, row
+from napari_zeroseg._napari.numbers import number, show_number
 from napari_zeroseg._napari.train_session import PairChoice, TrainChoices
 from napari_zeroseg._napari.widgets import Choice, Folded, LayerCombo
 from napari_zeroseg.training.card import KIND_WORDS
@@ -41,18 +41,6 @@ LABELS_ARE = (
     ("instances", "objects", "Each number is one object"),
     ("classes", "classes", "Each number is a class, each connected part an object"),
 )
-
-
-def number(least: float, most: float, about: str, unit: str = "", nothing: str = "") -> QDoubleSpinBox:
-    """A box for a number; `nothing` is what the least one is called."""
-    made = QDoubleSpinBox()
-    made.setRange(least, most)
-    made.setDecimals(1)
-    made.setKeyboardTracking(False)
-    made.setToolTip(about)
-    made.setSuffix(unit)
-    made.setSpecialValueText(nothing)
-    return made
 
 
 def picture_in(png: bytes) -> QPixmap:
@@ -243,6 +231,4 @@ class MoreChoices(QWidget):
         boxes += [(self.patience, choices.patience), (self.processes, choices.processes)]
         boxes += [(box, choices.prompts.get(kind, 0)) for kind, box in self.prompts.items()]
         for box, value in boxes:
-            box.blockSignals(True)
-            box.setValue(value)
-            box.blockSignals(False)
+            show_number(box, value)

@@ -221,13 +221,13 @@ def reading(planes: Callable[[], Planes], stop: str) -> Iterator[tuple[Planes, C
     """Open planes at this worker, with what tells when the run of that event is stopped."""
     try:
         series = planes()
+        token = Stop(stop)
+        # Planes that dask reads lazily are read here, and not sent for to other workers. After the token, whose way to
+        # the scheduler makes that the default.
+        with dask.config.set(scheduler="synchronous"):
+            yield series, token
     except ReadError as error:
         raise ReadError(f"On the worker {platform.node()}: {error}") from error
-    token = Stop(stop)
-    # Planes that dask reads lazily are read here, and not sent for to other workers. After the token, whose way to the
-    # scheduler makes that the default.
-    with dask.config.set(scheduler="synchronous"):
-        yield series, token
 
 
 def _model(recipe: Recipe) -> Segmenter:

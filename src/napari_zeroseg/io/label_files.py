@@ -11,6 +11,7 @@ import numpy as np
 from napari_zeroseg.errors import InputError, ReadError
 from napari_zeroseg.io.picture import MICROMETRE, MILLIMETRE, Picture, check_real
 from napari_zeroseg.io.read import open_image
+from napari_zeroseg.planes import Planes
 
 _NIFTI = (".nii", ".nii.gz")
 
@@ -40,6 +41,41 @@ def open_labels(path: str | PathLike[str]) -> Picture:
             f"{path.name} is a colour picture, and one number a pixel was expected: save the labels as grey."
         )
     return picture
+
+
+def labels_on(path: Path, series: Planes, picture: str = "the picture", hint: str = "") -> Planes:
+    """Open labels of the same planes as those of a picture.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`open_labels`.
+    series : Planes
+        Of the picture.
+    picture, hint : str
+        What the sentence of an error calls the picture, and what else it says.
+
+    Raises
+    ------
+    ReadError
+        If the file is missing or damaged.
+    InputError, InputTypeError
+        If these are no labels, are of other planes, or hold fractions on the first one.
+    """
+    labels = open_labels(path).planes()
+    if len(labels):
+        first = labels.read(0)
+        if first.dtype.kind == "f" and (first != np.rint(first)).any():
+            raise InputError(
+                f"{path} holds fractions, and whole numbers are wanted: cut a map of probabilities at a threshold "
+                "first, or save labels as integers."
+            )
+    if len(labels) != len(series) or labels.plane_shape != series.plane_shape:
+        raise InputError(
+            f"{path} has {len(labels)} planes of {labels.plane_shape}, but {picture} {len(series)} of "
+            f"{series.plane_shape}: give labels of the same planes{hint}."
+        )
+    return labels
 
 
 def _read_nifti(path: Path) -> Picture:

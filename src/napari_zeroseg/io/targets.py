@@ -51,6 +51,18 @@ def checked_target(path: str | PathLike[str]) -> Path:
     return path
 
 
+def check_apart(out: Path, *inputs: Path) -> None:
+    """Raise if what is written would take the place of what it is made from, or become a part of it.
+
+    Raises
+    ------
+    InputError
+    """
+    for path in inputs:
+        if path.resolve() == out.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
+            raise InputError(f"{out} is {path} itself or lies inside it: choose another name for the labels.")
+
+
 def check_plane(plane: NDArray[np.generic], shape: tuple[int, ...]) -> None:
     """Raise if one plane of labels cannot be stored in a file of `shape`.
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from napari_zeroseg.errors import InputError, WriteError
 from napari_zeroseg.io.label_formats import LabelPlanes
 from napari_zeroseg.io.label_zarr import ZarrLabels
+from napari_zeroseg.io.picture import Picture
 from napari_zeroseg.io.plane_files import read_plane, write_plane
 from napari_zeroseg.io.targets import (
     Spacing,
@@ -246,6 +247,34 @@ class LabelsWriter:
             if not self.done:
                 with explained(self.path):
                     self._growing.create(self.shape, self._dtype, self._spacing, self._unit)
+
+
+def taken_up(path: Path, shape: Sequence[int], picture: Picture, run: str, overwrite: bool) -> LabelsWriter:
+    """Return a writer that goes on with what the same run has left.
+
+    Planes of another run that wait there go if `overwrite` says so, or if there are none yet.
+
+    Parameters
+    ----------
+    path, shape, run
+        As for :class:`LabelsWriter`.
+    picture : Picture
+        What the labels belong to: they have its spacing and units.
+    overwrite : bool
+
+    Raises
+    ------
+    WriteError
+        If nothing can be written there, or planes of another run stay.
+    """
+    try:
+        return LabelsWriter(path, shape, spacing=picture.spacing, units=picture.units, run=run)
+    except WriteError:
+        waiting = journal_of(path)
+        if not waiting.is_dir() or (planes_in(waiting) and not overwrite):
+            raise
+        discard(path)
+    return LabelsWriter(path, shape, spacing=picture.spacing, units=picture.units, run=run)
 
 
 def journal_of(path: Path) -> Path:

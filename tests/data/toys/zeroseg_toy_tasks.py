@@ -16,10 +16,14 @@ from napari_zeroseg.stack import ObjectReport, PlaneReport
 
 @dataclass(frozen=True)
 class Bright:
-    """Each bright pixel is an object, numbered through all planes; `log` tells who did which plane when."""
+    """Each bright pixel is an object, numbered through all planes; `log` tells who did which plane when.
+
+    Planes from `slow_from` on take `slow` seconds each.
+    """
 
     log: Path
     slow: float = 0.0
+    slow_from: int = 0
     dies_on: int = -1
     fails_on: int = -1
     numbers_on: bool = True
@@ -37,7 +41,7 @@ class Bright:
                 os.kill(os.getpid(), signal.SIGKILL)
             if plane == self.fails_on:
                 raise InputError("This plane is not liked.")
-            end = time.monotonic() + self.slow
+            end = time.monotonic() + (self.slow if plane >= self.slow_from else 0)
             while time.monotonic() < end:
                 time.sleep(0.05)
                 if cancel is not None:
