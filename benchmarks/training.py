@@ -238,6 +238,7 @@ class _PlainBench(Workbench):
     def _make_tasks(self, planes):
         task = _PlainTask(self.config, self.network, self.patches, self.objects, self.store)
         task.at_once = 1
+        task.samples = False
         return {"masks": task}
 
     def patches_ahead(self) -> list[Patch]:
@@ -276,7 +277,7 @@ class _PlainDecoding(TrainableDecoding):
         super().__init__(prompt_encoder, mask_decoder, device, dtype)
         self.published_prompts = prompt_encoder
 
-    def answer(self, embedding, prompts):
+    def answer(self, embedding, prompts, places=None):
         encoder = self.published_prompts
         dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(len(prompts.tokens), -1, 64, 64)
         return self._decoder.predict_masks(embedding, encoder.get_dense_pe(), prompts.tokens, dense)
