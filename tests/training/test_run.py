@@ -29,7 +29,7 @@ from napari_zeroseg.training.classes import class_segmenter_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.events import Control
-from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
+from napari_zeroseg.training.folder import RunFolder, find_runs, new_run, open_run
 from napari_zeroseg.training.loop import read_state
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.run import StoppedError, train
@@ -88,9 +88,9 @@ def test_a_stopped_run_goes_on_bit_by_bit(short: Short, tmp_path: Path) -> None:
     from napari_zeroseg.registry import remove_model
 
     remove_model("mine")
-    folder = _stop_after(2, config, tmp_path / "parted")
-    train(folder.path, resume=True)
-    _assert_equal_to_the_bit(tmp_path / "whole", tmp_path / "parted")
+    moved = _stop_after(2, config, tmp_path / "parted").path.rename(tmp_path / "moved")
+    train(moved, resume=True)
+    _assert_equal_to_the_bit(tmp_path / "whole", moved)
 
 
 def _stop_after(steps: int, config: TrainingConfig, path: Path) -> RunFolder:
@@ -359,7 +359,7 @@ def test_blocks_that_are_done_are_not_done_again(
     with pytest.raises(StoppedError):
         train(config, out=tmp_path / "run", listener=listen, control=controls.append)
     told: list[dict[str, Any]] = []
-    trained = train(tmp_path / "run", resume=True, listener=told.append)
+    trained = train((tmp_path / "run").rename(tmp_path / "moved"), resume=True, listener=told.append)
     assert {event.get("block") for event in told if event["event"] == "step"} == {3, 4}
     for figures in ("masks", "class", "split"):
         assert trained.card[figures] == whole.card[figures]
@@ -381,9 +381,10 @@ def test_a_model_that_was_made_before_a_kill_is_found_by_its_run_alone(
             train(config, out=tmp_path / "run")
     assert "mine" not in {spec.key for spec in zs.list_models()}
     trained = train(tmp_path / "run", resume=True)
-    folder = RunFolder(trained.run)
-    folder.write_status("running", name="mine")  # as if it had been killed here
+    RunFolder(trained.run).write_status("running", name="mine")  # as if it had been killed here
+    folder = RunFolder(trained.run.rename(tmp_path / "moved"))
     again = train(folder.path, resume=True)
+    assert again.run == folder.path
     assert again.card == trained.card == json.loads(json.dumps(again.card))
     assert folder.status()["state"] == "done"
     assert [event["event"] for event in folder.read_events()][-2:] == ["done", "done"]
@@ -451,10 +452,14 @@ def test_a_refused_run_tells_of_no_folder(
 
 def test_a_moved_folder_takes_its_snapshot_along(short: Short, tmp_path: Path) -> None:
     folder = new_run(short(), tmp_path / "here")
+    identity, settings = folder.identity, folder.settings(TrainingConfig.read(folder.config))
     (tmp_path / "there").parent.mkdir(exist_ok=True)
     folder.path.rename(tmp_path / "there")
-    config = TrainingConfig.read(tmp_path / "there" / "run.toml")
+    moved, config = open_run(tmp_path / "there")
     assert Path(config.pairs[0].image).is_file()
+    assert moved.identity == identity
+    assert moved.settings(config) == settings
+    assert new_run(short(), tmp_path / "here").identity != identity
 
 
 def test_a_full_disk_is_told_and_the_last_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def _furnish(name: str, source: str, companions: Mapping[str, str], licence: str
     replace(own, source=source, companions=together, licence=licence, licence_note=licence_note).write()
 
 
-def made_by(run: Path, settings: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+def made_by(run: str, settings: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """The card of a model that is listed already, if this very run made it; None otherwise.
 
     A run that was killed between making its model and saying so finds it with this. If the model is only half made, it
@@ -193,10 +193,10 @@ def made_by(run: Path, settings: Mapping[str, Any], name: str) -> dict[str, Any]
 
     Parameters
     ----------
-    run : Path
-        The run's folder.
+    run : str
+        The run's identity.
     settings : mapping
-        The table of its configuration.
+        Those of its folder, from :meth:`~napari_zeroseg.training.folder.RunFolder.settings`.
     name : str
         Of the model.
     """
@@ -205,7 +205,7 @@ def made_by(run: Path, settings: Mapping[str, Any], name: str) -> dict[str, Any]
         card = cards.read(name)
     except ReadError:
         return None
-    if own is None or card.get("run") != str(run) or card.get("settings") != plain(dict(settings)):
+    if own is None or card.get("run_id") != run or card.get("settings") != plain(dict(settings)):
         return None
     if own.is_complete and cards.JSON_FILE in own.companions:
         return card

@@ -203,8 +203,9 @@ class Work:
 
         lead, found = self.processes.lead, []
         fingerprint = lead(data.fingerprint) if turns else ""
+        settings = self.folder.settings(self.config)
         for number, turn in enumerate(turns):
-            made_of = plain({"data": fingerprint, "settings": self.config.table(), "steps": steps, "held": turn.report})
+            made_of = plain({"data": fingerprint, "settings": settings, "steps": steps, "held": turn.report})
             path = self.folder.block(number)
             figures = lead(partial(kept_figures, path, made_of))
             if figures is None:
@@ -216,7 +217,7 @@ class Work:
 
     def _made(self) -> TrainedModel | None:
         """What this very run had made already when it was killed before it could say so."""
-        card = made_by(self.folder.path, self.config.table(), self.config.name)
+        card = made_by(self.folder.identity, self.folder.settings(self.config), self.config.name)
         return None if card is None else self._done(card)
 
     def _looked_at(self, config: TrainingConfig) -> tuple[TrainingData, Split]:
@@ -281,6 +282,7 @@ class Work:
             "form": 1,
             "name": self.config.name,
             "run": str(self.folder.path),
+            "run_id": self.folder.identity,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "version": version("napari-zeroseg"),
             "verdict": sentence,
@@ -310,7 +312,7 @@ class Work:
             "steps": fitted.steps,
             "seconds": fitted.seconds,
             "device": str(fitted.network.model.device),
-            "settings": self.config.table(),
+            "settings": self.folder.settings(self.config),
             "files": sorted(path.name for path in self._extra_files()),
         }
         tensors = {**fitted.network.base_tensors, **fitted.changed}
