@@ -186,6 +186,18 @@ def test_the_verdict_says_when_figures_say_nothing() -> None:
     assert "Worse for tight box" in text
 
 
+def test_the_verdict_on_masks_and_a_class_speaks_of_both() -> None:
+    found = {"planes": 5, "iou": 0.8, "iou_interval": [0.7, 0.9], "dice": 0.85}
+    said = "Finds its class without a prompt: foreground IoU 0.800 on 5 planes held back"
+    for gain, better, first in ((0.1, True, "Better than its base by +0.100"), (-0.1, False, "use it for prompts")):
+        masks = {"box": {"gain": gain, "gain_interval": [gain - 0.05, gain + 0.05]}}
+        verdict = cards.verdict(masks, found)
+        assert verdict[0] is better
+        assert first in verdict[1]
+        assert said in verdict[1]
+        assert "class" not in cards.verdict(masks, None)[1]
+
+
 def test_a_class_alone_is_not_called_better_and_has_its_interval() -> None:
     figures = {"planes": 5, "iou": 0.8, "iou_interval": [0.7, 0.9], "dice": 0.85}
     for text in (cards.verdict({}, figures)[1], cards.as_text({**CARD, "class": figures})):
