@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import napari_zeroseg as zs
 from napari_zeroseg.cascade import Queue, SimilarOptions
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
-from napari_zeroseg.training import fitting, patches
+from napari_zeroseg.training import fitting, patches, tasks
 from napari_zeroseg.training.classes import class_segmenter_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import TrainingData
@@ -34,6 +35,7 @@ from napari_zeroseg.training.loop import read_state
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.run import StoppedError, train
 from napari_zeroseg.training.tasks import variant_of
+from napari_zeroseg.training.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("kept_cache")
 
@@ -258,6 +260,45 @@ def test_a_class_learns_with_an_encoder_of_its_own(
     again = zs.load_model("theirs", device="cpu", precision="float32")
     np.testing.assert_array_equal(zs.segment_class(again, zs.View(again, raw[4])).probability, seen)
     assert isinstance(zs.find_class(model, raw[4]), Queue)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "learnt"),
+    [("class+lora", r"\.attn\.qkv\."), ("class+blocks", r"layers\.3\.|neck\.")],
+    ids=("lora", "blocks"),
+)
+def test_a_part_of_the_encoder_learns_for_the_class_alone(
+    short: Short,
+    stack: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    learnt: str,
+) -> None:
+    """Two steps of a window each; clicks stay the base's to the bit, here and in a file."""
+    monkeypatch.setattr(tasks, "CLASS_BATCH", 1)
+    monkeypatch.setattr(Workbench, "step_seconds", lambda _: 1.0)
+    trained = train(short(what=what, epochs=None, minutes=0.05, learning_rate=2e-3))
+    assert trained.card["steps"] == 2
+    base, model = (zs.load_model(key, device="cpu", precision="float32") for key in ("mobile_sam", "mine"))
+    plane = stack[0][4]
+    clicks = [zs.Prompt([(row, column)]) for row in (60, 190) for column in (60, 190)]
+    answers = zip(*(zs.View(one, plane).predict(clicks, multimask=None) for one in (base, model)), strict=True)
+    for before, after in answers:
+        np.testing.assert_array_equal(before.logits, after.logits)
+        np.testing.assert_array_equal(before.scores, after.scores)
+    own = class_segmenter_of(model)
+    assert own.changed
+    assert all(re.search(learnt, name) for name in own.changed)
+    assert own.encoder is not None
+    images = [np.asarray(one.encode(plane).tensors["image"]) for one in (base, own.encoder)]
+    assert 1e-6 < np.abs(images[0] - images[1]).mean() < 0.5
+    seen = zs.segment_class(model, zs.View(model, plane)).probability
+    zs.export_model("mine", tmp_path / "mine.zip")
+    zs.import_model(tmp_path / "mine.zip", "theirs")
+    theirs = zs.load_model("theirs", device="cpu", precision="float32")
+    np.testing.assert_array_equal(zs.segment_class(theirs, zs.View(theirs, plane)).probability, seen)
 
 
 def test_an_encoder_that_is_trained_sees_new_variants_in_each_epoch(short: Short) -> None:
