@@ -97,6 +97,7 @@ def register(
     card: Mapping[str, Any],
     others: Mapping[str, Path],
     lay_beside: Callable[[Path], None] = lambda folder: None,
+    head: Mapping[str, str] | None = None,
 ) -> ModelSpec:
     """Put a trained model into the models folder, where the list finds it.
 
@@ -108,13 +109,15 @@ def register(
     form : str
         Key of the model whose network it is.
     tensors : mapping of str to Tensor
-        All weights under their official names.
+        Weights under their official names: all, or what :func:`napari_zeroseg.weights.resting.kept` gives.
     card : mapping
         What :mod:`napari_zeroseg.training.card` writes.
     others : mapping of str to Path
         Further files to lie beside it, by their name there.
     lay_beside : callable, optional
         Called with a folder to write files into that the network needs beside its weights.
+    head : mapping of str to str, optional
+        What the head of the file says.
 
     Raises
     ------
@@ -135,7 +138,7 @@ def register(
             cards.write(folder, card)
             beside = [cards.JSON_FILE, cards.TEXT_FILE, *_laid(folder, others)]
             file = Path(place) / WEIGHTS_FILE
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file, dict(head or {}) or None)
             lay_beside(Path(place))
             spec = add_checkpoint(file, form, name, link=True)
             # what learnt from weights is bound by their licence

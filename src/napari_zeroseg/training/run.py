@@ -25,6 +25,7 @@ from napari_zeroseg.training.launch import Launch
 from napari_zeroseg.training.processes import ALONE, LostError, Processes
 from napari_zeroseg.training.result import TrainedModel, check_name, made_by, register
 from napari_zeroseg.training.split import Split, folds, split_for
+from napari_zeroseg.weights.resting import Ground, kept
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
@@ -315,12 +316,13 @@ class Work:
             "settings": self.folder.settings(self.config),
             "files": sorted(path.name for path in self._extra_files()),
         }
-        tensors = {**fitted.network.base_tensors, **fitted.changed}
+        ground = Ground(self.config.base, fitted.network.base_sha256)
+        tensors, told = kept(fitted.network.base_tensors, fitted.changed, ground)
         extra = {path.name: path for path in self._extra_files()}
         head = learnt_file(self.folder, fitted)
         if head is not None:
             extra[head.name] = head
-        register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside)
+        register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside, told)
         return self._done(plain(card))
 
     def _done(self, card: dict[str, Any]) -> TrainedModel:
