@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from scipy import ndimage
 
 import napari_zeroseg as zs
 from napari_zeroseg._napari.train_watch import RunWatch
+from napari_zeroseg.cli_train import _SENTENCES
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.prompts import PromptKind
+from napari_zeroseg.training import fitting
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.folder import RunFolder
@@ -67,6 +70,37 @@ def test_a_correction_is_a_second_click_where_the_first_answer_is_most_wrong(
         (answer,) = view.predict([zs.Prompt([first, second], [True, true[second]])], multimask=None)
         assert scores["correction"].iou[i] == pytest.approx(_iou(answer.mask & counts, true), abs=1e-12)
     assert signs == {True, False}  # both ways of being wrong were there
+
+
+@pytest.mark.slow
+def test_blocks_held_back_in_turn_are_shown_as_they_learn(
+    short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a curve and previews of its own; the figures are those at their ends, as without."""
+    monkeypatch.setattr(fitting, "_FEWEST_BETWEEN", 1)
+    watch = RunWatch(RunFolder(tmp_path / "run"))
+    shown: list[tuple[str, int, bool, bool]] = []
+    told: list[dict[str, Any]] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        told.append(event)
+        watch.look()
+        if event["event"] in ("baseline", "validation"):
+            shown.append((watch.held_back, len(watch.scores), watch.base is not None, bool(watch.picture)))
+
+    pairs = ((stack[0][:3], stack[1][:3]),)
+    trained = train(short(pairs=pairs, batch=4, gap=0, name="mine"), out=tmp_path / "run", listener=listen)
+    blocks = [f"block {number} of 3" for number in (1, 2, 3)]
+    assert shown == [(block, count, True, count > 0) for block in blocks for count in range(4)]
+    assert watch.figures.startswith("Block 3 of 3, held back from a training of its own:\none click in its middle: IoU")
+    ends = [event for event in told if event["event"] == "validation" and event["step"] == 3]
+    assert [event["held_back"] for event in ends] == blocks
+    for kind, entry in trained.card["masks"].items():
+        assert entry["iou_after"] == pytest.approx(np.mean([event[f"iou_{kind}"] for event in ends]), abs=1e-5)
+    previews = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
+    assert previews == [f"block{number}_step00000{step}.png" for number in (1, 2, 3) for step in (1, 2)]
+    assert trained.card["curve"] == trained.card["files"] == []  # nothing of a block is the model's
+    assert _SENTENCES["validation"](ends[1]).startswith("Step 3, block 2 of 3 held back: IoU")
 
 
 def test_corrections_are_judged_where_they_are_trained_and_taken() -> None:

@@ -334,7 +334,7 @@ class Work:
         return TrainedModel(self.config.name, card, better, self.folder.path)
 
     def _extra_files(self) -> list[Path]:
-        previews = sorted(self.folder.previews.glob("*.png"))[-1:]
+        previews = sorted(self.folder.previews.glob("step*.png"))[-1:]
         return [path for path in (self.folder.metrics, *previews) if path.is_file()]
 
 
