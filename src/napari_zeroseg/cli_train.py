@@ -266,6 +266,10 @@ def _figures(event: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
+def _block(event: dict[str, Any]) -> str:
+    return f", {event['held_back']} held back" if "block" in event else ""
+
+
 _SENTENCES: dict[str, Any] = {
     "started": lambda event: f"The run is in {event['folder']}.",
     "data": lambda event: (
@@ -273,7 +277,7 @@ _SENTENCES: dict[str, Any] = {
         f"{event['held_back']}."
     ),
     "plan": lambda event: f"{event['steps']} steps, about {event['seconds'] / 60:.1f} minutes.",
-    "validation": lambda event: f"Step {event['step']}: IoU on held-back objects: {_figures(event)}.",
+    "validation": lambda event: f"Step {event['step']}{_block(event)}: IoU on held-back objects: {_figures(event)}.",
     "warning": lambda event: event["message"],
     "paused": lambda event: "Paused.",
     "resumed": lambda event: "Going on.",

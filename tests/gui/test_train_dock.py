@@ -222,6 +222,15 @@ def test_what_is_offered_is_what_the_base_allows(open_dock, qtbot, tmp_path):
     assert not list(find_runs())
 
 
+def test_no_preset_leaves_what_was_chosen(open_dock):
+    dock = open_dock()
+    dock.session.set_choices(loss="tversky", what="class")
+    for preset, what in (("", "class"), ("24 GB", "lora"), ("", "lora")):
+        dock.more.preset.picked.emit(preset)
+        assert (dock.session.choices.preset, dock.session.choices.what) == (preset, what)
+        assert dock.session.choices.loss == "tversky"
+
+
 @pytest.mark.slow
 def test_more_gpus_than_there_are_is_one_sentence(open_dock, qtbot):
     dock = open_dock()

@@ -12,6 +12,7 @@ from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.decoding import Prompter, TrainableDecoding
 from napari_zeroseg.training.networks import LoraLinear, Network
+from napari_zeroseg.weights.resting import joined
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_lora_starts_as_the_base_and_is_merged_exactly() -> None:
     x = torch.randn(4, 6)
     torch.testing.assert_close(layer(x), linear(x))
     torch.nn.init.normal_(layer.lora_up)
-    merged = linear.weight + layer.scale * layer.lora_up @ layer.lora_down
+    merged = linear.weight + layer.lora_up @ layer.lora_down
     torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, merged, linear.bias))
 
 
@@ -90,7 +91,7 @@ def test_the_encoder_is_opened_as_asked(what: str, opened: tuple[str, ...]) -> N
     assert not list(alone.decoder_parameters())
     assert alone.rate_of(names[0]) >= network.rate_of(names[0])
     values = {**dict(network.encoder_parameters()), **dict(network.decoder_parameters())}
-    changed = network.changed(values)
-    assert set(changed) <= set(network.base_tensors)
-    for name, tensor in changed.items():  # nothing has been learnt yet
+    whole = joined(network.base_tensors, network.changed(values))
+    assert set(whole) == set(network.base_tensors)
+    for name, tensor in whole.items():  # nothing has been learnt yet
         np.testing.assert_allclose(tensor, network.base_tensors[name].float(), atol=1e-6)

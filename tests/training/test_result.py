@@ -101,17 +101,17 @@ def test_a_class_may_have_an_encoder_of_twice_the_size(
         zs.import_model(file, "others")
 
 
-def test_a_run_knows_the_model_that_it_made(network: Network, tmp_path: Path) -> None:
-    card = {**CARD, "run": str(tmp_path), "settings": {"what": "decoder", "prompts": {"box": 1}}}
+def test_a_run_knows_the_model_that_it_made(network: Network) -> None:
+    card = {**CARD, "run_id": "a", "settings": {"what": "decoder", "prompts": {"box": 1}}}
     register("mine", network.model.spec, network.form, network.base_tensors, card, {})
-    assert result.made_by(tmp_path, card["settings"], "mine") == cards.read("mine")
-    for run, settings in ((tmp_path / "other", card["settings"]), (tmp_path, {"what": "lora"})):
+    assert result.made_by("a", card["settings"], "mine") == cards.read("mine")
+    for run, settings in (("b", card["settings"]), ("a", {"what": "lora"})):
         assert result.made_by(run, settings, "mine") is None
-    assert result.made_by(tmp_path, card["settings"], "mobile_sam") is None
+    assert result.made_by("a", card["settings"], "mobile_sam") is None
     own = read_card("mine")
     assert own is not None
     replace(own, companions={}).write()  # as a kill in between leaves it
-    assert result.made_by(tmp_path, card["settings"], "mine") is None
+    assert result.made_by("a", card["settings"], "mine") is None
     assert "mine" not in {spec.key for spec in zs.list_models()}
 
 
@@ -184,6 +184,18 @@ def test_the_verdict_says_when_figures_say_nothing() -> None:
     assert not better
     assert "use it" in text
     assert "Worse for tight box" in text
+
+
+def test_the_verdict_on_masks_and_a_class_speaks_of_both() -> None:
+    found = {"planes": 5, "iou": 0.8, "iou_interval": [0.7, 0.9], "dice": 0.85}
+    said = "Finds its class without a prompt: foreground IoU 0.800 on 5 planes held back"
+    for gain, better, first in ((0.1, True, "Better than its base by +0.100"), (-0.1, False, "use it for prompts")):
+        masks = {"box": {"gain": gain, "gain_interval": [gain - 0.05, gain + 0.05]}}
+        verdict = cards.verdict(masks, found)
+        assert verdict[0] is better
+        assert first in verdict[1]
+        assert said in verdict[1]
+        assert "class" not in cards.verdict(masks, None)[1]
 
 
 def test_a_class_alone_is_not_called_better_and_has_its_interval() -> None:

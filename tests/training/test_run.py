@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,16 +25,17 @@ import napari_zeroseg as zs
 from napari_zeroseg.cascade import Queue, SimilarOptions
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
-from napari_zeroseg.training import fitting, patches
+from napari_zeroseg.training import fitting, patches, tasks
 from napari_zeroseg.training.classes import class_segmenter_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.events import Control
-from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
+from napari_zeroseg.training.folder import RunFolder, find_runs, new_run, open_run
 from napari_zeroseg.training.loop import read_state
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.run import StoppedError, train
 from napari_zeroseg.training.tasks import variant_of
+from napari_zeroseg.training.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("kept_cache")
 
@@ -88,9 +90,9 @@ def test_a_stopped_run_goes_on_bit_by_bit(short: Short, tmp_path: Path) -> None:
     from napari_zeroseg.registry import remove_model
 
     remove_model("mine")
-    folder = _stop_after(2, config, tmp_path / "parted")
-    train(folder.path, resume=True)
-    _assert_equal_to_the_bit(tmp_path / "whole", tmp_path / "parted")
+    moved = _stop_after(2, config, tmp_path / "parted").path.rename(tmp_path / "moved")
+    train(moved, resume=True)
+    _assert_equal_to_the_bit(tmp_path / "whole", moved)
 
 
 def _stop_after(steps: int, config: TrainingConfig, path: Path) -> RunFolder:
@@ -260,6 +262,45 @@ def test_a_class_learns_with_an_encoder_of_its_own(
     assert isinstance(zs.find_class(model, raw[4]), Queue)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "learnt"),
+    [("class+lora", r"\.attn\.qkv\."), ("class+blocks", r"layers\.3\.|neck\.")],
+    ids=("lora", "blocks"),
+)
+def test_a_part_of_the_encoder_learns_for_the_class_alone(
+    short: Short,
+    stack: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    learnt: str,
+) -> None:
+    """Two steps of a window each; clicks stay the base's to the bit, here and in a file."""
+    monkeypatch.setattr(tasks, "CLASS_BATCH", 1)
+    monkeypatch.setattr(Workbench, "step_seconds", lambda _: 1.0)
+    trained = train(short(what=what, epochs=None, minutes=0.05, learning_rate=2e-3))
+    assert trained.card["steps"] == 2
+    base, model = (zs.load_model(key, device="cpu", precision="float32") for key in ("mobile_sam", "mine"))
+    plane = stack[0][4]
+    clicks = [zs.Prompt([(row, column)]) for row in (60, 190) for column in (60, 190)]
+    answers = zip(*(zs.View(one, plane).predict(clicks, multimask=None) for one in (base, model)), strict=True)
+    for before, after in answers:
+        np.testing.assert_array_equal(before.logits, after.logits)
+        np.testing.assert_array_equal(before.scores, after.scores)
+    own = class_segmenter_of(model)
+    assert own.changed
+    assert all(re.search(learnt, name) for name in own.changed)
+    assert own.encoder is not None
+    images = [np.asarray(one.encode(plane).tensors["image"]) for one in (base, own.encoder)]
+    assert 1e-6 < np.abs(images[0] - images[1]).mean() < 0.5
+    seen = zs.segment_class(model, zs.View(model, plane)).probability
+    zs.export_model("mine", tmp_path / "mine.zip")
+    zs.import_model(tmp_path / "mine.zip", "theirs")
+    theirs = zs.load_model("theirs", device="cpu", precision="float32")
+    np.testing.assert_array_equal(zs.segment_class(theirs, zs.View(theirs, plane)).probability, seen)
+
+
 def test_an_encoder_that_is_trained_sees_new_variants_in_each_epoch(short: Short) -> None:
     kept, trained = short(what="class", variants=3), short(what="class+all", variants=3)
     assert [variant_of(kept, drawn, epoch) for epoch in (0, 5) for drawn in range(3)] == [0, 1, 2] * 2
@@ -359,7 +400,7 @@ def test_blocks_that_are_done_are_not_done_again(
     with pytest.raises(StoppedError):
         train(config, out=tmp_path / "run", listener=listen, control=controls.append)
     told: list[dict[str, Any]] = []
-    trained = train(tmp_path / "run", resume=True, listener=told.append)
+    trained = train((tmp_path / "run").rename(tmp_path / "moved"), resume=True, listener=told.append)
     assert {event.get("block") for event in told if event["event"] == "step"} == {3, 4}
     for figures in ("masks", "class", "split"):
         assert trained.card[figures] == whole.card[figures]
@@ -381,9 +422,10 @@ def test_a_model_that_was_made_before_a_kill_is_found_by_its_run_alone(
             train(config, out=tmp_path / "run")
     assert "mine" not in {spec.key for spec in zs.list_models()}
     trained = train(tmp_path / "run", resume=True)
-    folder = RunFolder(trained.run)
-    folder.write_status("running", name="mine")  # as if it had been killed here
+    RunFolder(trained.run).write_status("running", name="mine")  # as if it had been killed here
+    folder = RunFolder(trained.run.rename(tmp_path / "moved"))
     again = train(folder.path, resume=True)
+    assert again.run == folder.path
     assert again.card == trained.card == json.loads(json.dumps(again.card))
     assert folder.status()["state"] == "done"
     assert [event["event"] for event in folder.read_events()][-2:] == ["done", "done"]
@@ -451,10 +493,14 @@ def test_a_refused_run_tells_of_no_folder(
 
 def test_a_moved_folder_takes_its_snapshot_along(short: Short, tmp_path: Path) -> None:
     folder = new_run(short(), tmp_path / "here")
+    identity, settings = folder.identity, folder.settings(TrainingConfig.read(folder.config))
     (tmp_path / "there").parent.mkdir(exist_ok=True)
     folder.path.rename(tmp_path / "there")
-    config = TrainingConfig.read(tmp_path / "there" / "run.toml")
+    moved, config = open_run(tmp_path / "there")
     assert Path(config.pairs[0].image).is_file()
+    assert moved.identity == identity
+    assert moved.settings(config) == settings
+    assert new_run(short(), tmp_path / "here").identity != identity
 
 
 def test_a_full_disk_is_told_and_the_last_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,7 +323,8 @@ class TrainDock(Dock):
             one.setEnabled(watch.wanted != "stop")
         self.loss.show_lines((Line("loss", tuple(watch.losses), _LOSS),), watch.steps)
         self.rate.show_lines((Line("learning rate", tuple(watch.rates), _RATE),), watch.steps)
-        lines = [Line("held-back IoU", tuple(watch.scores), _SCORE)]
+        name = ", ".join(part for part in ("held-back IoU", watch.held_back) if part)
+        lines = [Line(name, tuple(watch.scores), _SCORE)]
         if watch.base is not None:
             lines.append(Line("base", ((0, watch.base), (max(1, watch.steps), watch.base)), _BASE, dashed=True))
         self.score.show_lines(lines, watch.steps)

@@ -177,8 +177,8 @@ class TrainingSession:
         self.changed.emit()
 
     def set_preset(self, name: str) -> None:
-        """Take the settings of one of the presets, "" for none."""
-        self.set_choices(preset=name, what=PRESETS.get(name, {}).get("what", "decoder"))
+        """Take the settings of one of the presets; "" for none leaves what is chosen as it is."""
+        self.set_choices(preset=name, what=PRESETS.get(name, {}).get("what", self.choices.what))
 
     @property
     def name(self) -> str:

@@ -87,6 +87,8 @@ class RunWatch:
         self.picture = ""
         self.doing = "Starting …"
         self.warnings: list[str] = []
+        self.held_back = ""
+        """Which block is held back in turn, such as "block 2 of 4"; "" if none is."""
         self._block: int | None = None
         self._offset = 0
         self._is_starting = False
@@ -189,8 +191,9 @@ class RunWatch:
 
     def _hear(self, event: dict[str, Any]) -> None:
         if event.get("block") != self._block and "block" in event:
-            self._block = event["block"]
+            self._block, self.held_back = event["block"], event.get("held_back", f"block {event['block']}")
             self._forget(0)
+            self.kinds, self.base, self.picture = {}, None, ""
         hear = getattr(self, f"_on_{event['event']}", None)
         if hear is not None:
             hear(event)
@@ -204,6 +207,7 @@ class RunWatch:
 
     def _on_started(self, _: dict[str, Any]) -> None:
         self._is_starting, self._block, self.seconds_left = False, None, None
+        self.held_back = ""
         self.doing = "Reading the pictures …"
 
     def _on_data(self, event: dict[str, Any]) -> None:
@@ -279,14 +283,14 @@ class RunWatch:
     def _progress(self) -> str:
         if not self.step:
             return self.doing
-        block = "" if self._block is None else f"held-back block {self._block}, "
+        block = f"{self.held_back} held back, " if self.held_back else ""
         left = "" if self.seconds_left is None else f", {in_words(self.seconds_left)} left"
         return f"{block}step {self.step} of {self.steps}{left}."
 
     @property
     def figures(self) -> str:
         """The last scores by kind of prompt, a line each."""
-        lines = []
+        lines = [f"{self.held_back.capitalize()}, held back from a training of its own:"] if self.held_back else []
         for kind, (iou, base, dice) in self.kinds.items():
             name = "class without a prompt" if kind == "class" else KIND_WORDS.get(kind, kind)
             of_base = "" if base is None else f" (base {base:.3f})"

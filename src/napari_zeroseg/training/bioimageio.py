@@ -31,6 +31,7 @@ from napari_zeroseg.training.class_search import learnt_class
 from napari_zeroseg.training.classes import ClassHead, picture_of
 from napari_zeroseg.training.networks import network_of
 from napari_zeroseg.weights import weights_of
+from napari_zeroseg.weights.resting import joined
 
 FORMAT = "0.5.4"
 """Of the description; see https://github.com/bioimage-io/spec-bioimage-io."""
@@ -121,7 +122,7 @@ def _module_of(key: str) -> _Maps:
     if not isinstance(model.pipeline, SamPipeline):
         raise InputError(f"{spec.title} sees pictures in its own way, which this export does not know.")
     network = network_of(spec)
-    load_strictly(network, {**weights_of(spec).tensors, **segmenter.changed}, spec.title)
+    load_strictly(network, joined(weights_of(spec).tensors, segmenter.changed), spec.title)
     module = _Maps(network.image_encoder, segmenter.head, segmenter.side or SAM_SIDE)
     module.eval().requires_grad_(False)
     return module

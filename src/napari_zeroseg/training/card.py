@@ -105,18 +105,25 @@ def verdict(
     gains : mapping of str to mapping
         From :func:`napari_zeroseg.training.validation.compared`, by kind of prompt.
     found : mapping or None
-        Figures of the class segmenter. Its base finds no class, so where masks were not trained there is nothing to be
-        better than.
+        Figures of the class segmenter. Its base finds no class, so there is nothing to be better than: where masks
+        were trained, they alone decide.
     of_words : bool
         Whether the kinds are words, which are scored by planes.
     """
     if not gains:
         return True, f"Finds its class without a prompt: {_reached(found)}." if found else ""
+    better, text = _of_masks(gains, of_words, beside_class=bool(found))
+    return better, f"{text} Finds its class without a prompt: {_reached(found)}." if found else text
+
+
+def _of_masks(gains: Mapping[str, Mapping[str, Any]], of_words: bool, beside_class: bool) -> tuple[bool, str]:
+    """The verdict on answers to prompts or words."""
     mean = sum(entry["gain"] for entry in gains.values()) / len(gains)
     sure = [kind for kind, entry in gains.items() if entry["gain_interval"][0] > 0]
     worse = [kind for kind, entry in gains.items() if entry["gain_interval"][1] < 0]
     if mean <= 0:
-        text = "The base was as good or better on the planes held back: use it, or label more and train longer."
+        use = "use it for prompts" if beside_class else "use it"
+        text = f"The base was as good or better on the planes held back: {use}, or label more and train longer."
         return False, text + (f" Worse for {_kinds(worse)}." if worse else "")
     text = f"Better than its base by {mean:+.3f} IoU on average over the {'words' if of_words else 'kinds of prompt'}."
     if not sure:

@@ -35,6 +35,7 @@ from napari_zeroseg.training.patches import Cells, Seen
 from napari_zeroseg.view import View
 from napari_zeroseg.weights import weights_of
 from napari_zeroseg.weights.cards import CLASS_HEAD, model_folder
+from napari_zeroseg.weights.resting import joined
 
 ENCODER_PREFIX = "image_encoder."
 """Before the official names of the encoder's tensors."""
@@ -167,7 +168,7 @@ class ClassSegmenter:
     encoder : SamSegmenter or None
         What encodes for the head, if it was trained with an encoder of its own; it answers no prompts.
     changed : mapping of str to Tensor
-        Official names and tensors in which that encoder differs from the model's.
+        Official names and tensors in which that encoder differs from the model's; of LoRA, its matrices.
     proportions : Proportions
         Which bands are too long to be an object of the class.
     """
@@ -283,7 +284,7 @@ def _load_class(model: SamSegmenter, path: Path) -> ClassSegmenter:
     encoder = None
     if changed:
         name = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        encoder = with_tensors(model, {**weights_of(model.spec).tensors, **changed}, name)
+        encoder = with_tensors(model, joined(weights_of(model.spec).tensors, changed), name)
     return ClassSegmenter(head.eval().requires_grad_(False), side, encoder, changed, proportions)
 
 

@@ -131,7 +131,7 @@ class Fitting:
         trainer = Trainer(self._config, self._network, bench.tasks, bench.head, steps, self._processes)
         if state is not None:
             self._processes.together(partial(self._restore, trainer, state))
-        elif not self._final and self._fold is None:
+        elif not self._final:
             self._processes.lead(self._baseline)
         self._train(trainer)
         return self._judged(trainer)
@@ -234,30 +234,26 @@ class Fitting:
             raise
 
     def _validate(self, trainer: Trainer, report: StepReport) -> None:
-        """Judge the present weights by the objects to choose by, and keep them if they are the best."""
-        if self._final or self._fold is not None:
-            return  # nothing is chosen here: the last weights are taken
+        """Judge the present weights by the objects to choose by, and keep them if they are the best.
+
+        Of a block that is held back in turn they are shown only: nothing is chosen, the last weights give its figures.
+        """
+        if self._final or (self._fold is not None and trainer.done == trainer.steps):
+            return
         weights = trainer.weights()
         name = f"step{trainer.done}"
         changed, head = self._parted(weights, name)
-        row: dict[str, Any] = {"step": trainer.done, "loss": report.loss, "rate": report.rate, "seconds": self._seconds}
-        merits = []
         model = self._network.model_with(changed, name)
-        if self._config.trains_masks:
-            scores = self._score(model, self._chosen(), all_kinds=False)
-            for kind, score in scores.items():
-                row |= {f"iou_{kind}": float(score.iou.mean()), f"dice_{kind}": float(score.dice.mean())}
-                row[f"base_iou_{kind}"] = float(self._before_choose[kind].iou.mean())
-                merits.append(float(score.iou.mean()))
-        if head is not None:
-            labelled = {self._data.objects[i].plane for i in self._split.choose}
-            planes = some_planes(self._split.choose_planes, labelled, _CLASS_PLANES)
-            row["iou_class"] = pooled(self._score_class(model, head, planes)).iou
-            merits.append(row["iou_class"])
-        merit = float(np.mean(merits))
-        is_best = self._best is None or merit > self._best[0]
+        row: dict[str, Any] = {"step": trainer.done, "loss": report.loss, "rate": report.rate, "seconds": self._seconds}
+        row |= self._scored_now(model, head)
         with _room_in(self._run.folder.path):
             picture = self._preview(model, head, trainer.done)
+        if self._fold is not None:
+            self._tell("validation", best=False, picture=picture, **row)
+            return
+        merit = float(np.mean([value for name, value in row.items() if name.startswith("iou_")]))
+        is_best = self._best is None or merit > self._best[0]
+        with _room_in(self._run.folder.path):
             if is_best:
                 self._write_best(weights)
             self._write_rows([*self._history, row])
@@ -267,6 +263,17 @@ class Fitting:
         self._history.append(row)
         self._tell("validation", best=is_best, picture=picture, **row)
 
+    def _scored_now(self, model: Trained, head: ClassSegmenter | None) -> dict[str, float]:
+        row: dict[str, float] = {}
+        if self._config.trains_masks:
+            scores = self._score(model, self._chosen(), all_kinds=False)
+            row |= _beside_base(scores, self._before_choose)
+        if head is not None:
+            labelled = {self._data.objects[i].plane for i in self._split.choose}
+            planes = some_planes(self._split.choose_planes, labelled, _CLASS_PLANES)
+            row["iou_class"] = pooled(self._score_class(model, head, planes)).iou
+        return row
+
     def _score_class(self, model: Trained, head: ClassSegmenter, planes: Sequence[int]) -> list[Counts]:
         assert isinstance(model, SamSegmenter)
         store = self._store_of(head.encoder or model)
@@ -274,7 +281,8 @@ class Fitting:
 
     def _preview(self, model: Trained, head: ClassSegmenter | None, step: int) -> str:
         chosen = objects_of(self._data, self._split.choose)
-        path = self._run.folder.previews / f"step{step:06d}.png"
+        block = "" if self._fold is None else f"block{self._fold + 1}_"
+        path = self._run.folder.previews / f"{block}step{step:06d}.png"
         rows = []
         if self._config.trains_masks:
             some = some_of(chosen, 4)
@@ -317,9 +325,9 @@ class Fitting:
 
     def _tell_fold(self, step: int, figures: Figures) -> None:
         row: dict[str, Any] = {"step": step, "seconds": self._seconds}
-        for kind, scores in figures.after.items():
-            row |= {f"iou_{kind}": float(scores.iou.mean()), f"dice_{kind}": float(scores.dice.mean())}
-            row[f"base_iou_{kind}"] = float(figures.before[kind].iou.mean())
+        # those that were shown on the way: a mean over others would break the curve
+        shown = {kind: scores for kind, scores in figures.after.items() if kind in self._before_choose}
+        row |= _beside_base(shown, figures.before)
         if figures.found:
             row["iou_class"] = pooled(figures.found).iou
         self._tell("validation", best=False, picture="", **row)
@@ -399,7 +407,8 @@ class Fitting:
             writer.writerows(rows)
 
     def _tell(self, event: str, **values: Any) -> None:
-        self._run.events(event, **({} if self._fold is None else {"block": self._fold + 1}), **values)
+        block = {} if self._fold is None else {"block": self._fold + 1, "held_back": self._split.sentence}
+        self._run.events(event, **block, **values)
 
 
 @contextmanager
@@ -440,6 +449,15 @@ def learnt_file(folder: RunFolder, fitted: Fitted) -> Path | None:
     with _room_in(folder.path):
         save_class(fitted.head, path)
     return path
+
+
+def _beside_base(scores: dict[str, MaskScores], base: dict[str, MaskScores]) -> dict[str, float]:
+    """Means by kind of prompt as a row of figures, and those of the base."""
+    row: dict[str, float] = {}
+    for kind, one in scores.items():
+        row |= {f"iou_{kind}": float(one.iou.mean()), f"dice_{kind}": float(one.dice.mean())}
+        row[f"base_iou_{kind}"] = float(base[kind].iou.mean())
+    return row
 
 
 def _means(scores: dict[str, MaskScores]) -> dict[str, dict[str, float]]:

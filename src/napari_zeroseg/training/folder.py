@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class RunFolder:
         ``run.toml`` (settings), ``snapshot/`` (arrays that were no files), ``events.jsonl``, ``metrics.csv``,
         ``previews/``, ``last.pt`` (state to go on from), ``best.safetensors`` (weights that differ from the base's),
         ``status.json``, ``control``, ``block1.json`` and so on (figures of the blocks of a small set) and, of a run on
-        several processes, ``processes.log``.
+        several processes, ``processes.log``. ``id`` tells the run from all others wherever its folder lies.
     """
 
     path: Path
@@ -43,6 +44,27 @@ class RunFolder:
     def config(self) -> Path:
         """Settings."""
         return self.path / "run.toml"
+
+    @property
+    def identity(self) -> str:
+        """What the run is known by wherever its folder lies; the folder's path where an earlier version made it."""
+        try:
+            return self._id.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return str(self.path)
+
+    @property
+    def _id(self) -> Path:
+        return self.path / "id"
+
+    def settings(self, config: TrainingConfig) -> dict[str, Any]:
+        """The table of a configuration, with files that lie in the folder named from there: the same after a move."""
+        table = config.table()
+        for pair in table["pairs"]:
+            for name in ("image", "labels"):
+                path = Path(pair[name])
+                pair[name] = path.relative_to(self.path).as_posix() if path.is_relative_to(self.path) else pair[name]
+        return table
 
     @property
     def events(self) -> Path:
@@ -128,7 +150,7 @@ class RunFolder:
 
     def forget(self) -> None:
         """Remove what a run that never began has written, and the folder if nothing else is in it."""
-        for path in (self.config, self.events, self.control, self.log, self.path / "status.json"):
+        for path in (self.config, self._id, self.events, self.control, self.log, self.path / "status.json"):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / SNAPSHOT, ignore_errors=True)
         for path in (self.previews, self.path):
@@ -189,6 +211,7 @@ def new_run(config: TrainingConfig, path: str | Path | None = None) -> RunFolder
         raise InputError(f"{folder.path} holds a run already: go on with it (--resume), or name another folder.")
     try:
         folder.previews.mkdir(parents=True, exist_ok=True)
+        folder._id.write_text(f"{uuid.uuid4().hex}\n", encoding="utf-8")
         pairs = [_as_files(folder, number, pair) for number, pair in enumerate(config.pairs)]
         config.with_files(pairs).write(folder.config)
     except OSError as error:

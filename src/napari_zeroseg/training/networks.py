@@ -27,6 +27,7 @@ from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.decoding import Decoding, TrainableDecoding
 from napari_zeroseg.training.patches import Patch, Patches, Seen
 from napari_zeroseg.weights import weights_of
+from napari_zeroseg.weights.resting import joined
 
 _SAM_NETWORKS = {
     "napari_zeroseg.models.sam:build_mobile_sam": lambda spec: SamNetwork(TinyViT()),
@@ -143,7 +144,6 @@ class Network:
         self._part = config.encoder_part
         # an encoder that answers no prompts need not stay close to what the mask decoder knows
         self._encoder_rate = config.encoder_rate * (1.0 if config.trains_masks else NEW_RATE)
-        self._lora: dict[str, LoraLinear] = {}
         self._decoding: TrainableDecoding | None = None
         self._open(config)
         if config.recompute and self.trains_encoder:
@@ -212,13 +212,11 @@ class Network:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def changed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors under their official names that differ from the base's, from trained parameters by name."""
-        tensors = {name: value for name, value in values.items() if ".lora_" not in name}
-        for name, layer in self._lora.items():
-            down, up = values[f"{name}.lora_down"], values[f"{name}.lora_up"]
-            weight = layer.weight.detach()
-            tensors[f"{name}.weight"] = weight + layer.scale * up.to(weight.device) @ down.to(weight.device)
-        return {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+        """Tensors under their official names that differ from the base's, from trained parameters by name.
+
+        Of LoRA they are its matrices: see :func:`napari_zeroseg.weights.resting.joined`.
+        """
+        return {name: value.detach().float().cpu().contiguous() for name, value in values.items()}
 
     def model_with(self, changed: Mapping[str, Tensor], name: str) -> SamSegmenter:
         """The model with some tensors replaced; `name` tells its embeddings from others where the encoder changed."""
@@ -235,7 +233,7 @@ class Network:
             decoder.requires_grad_(False)
             model._prepare_decoder(shell)
             return model
-        return with_tensors(old, {**self.base_tensors, **changed}, name)
+        return with_tensors(old, joined(self.base_tensors, changed), name)
 
     def _built(self, spec: ModelSpec, tensors: Mapping[str, Tensor], config: TrainingConfig) -> SamNetwork:
         """The base's modules with its weights."""
@@ -265,9 +263,7 @@ class Network:
         for name, module in list(encoder.named_modules()):
             if name.endswith(".qkv") and isinstance(module, nn.Linear):
                 parent = encoder.get_submodule(name.rpartition(".")[0])
-                layer = LoraLinear(module, config.lora_rank, generator).to(self.model.device)
-                parent.qkv = layer
-                self._lora[f"image_encoder.{name}"] = layer
+                parent.qkv = LoraLinear(module, config.lora_rank, generator).to(self.model.device)
 
 
 class LoraLinear(nn.Module):
@@ -288,11 +284,10 @@ class LoraLinear(nn.Module):
         start = (torch.rand((rank, linear.in_features), generator=generator) * 2 - 1) * bound
         self.lora_down = nn.Parameter(start)
         self.lora_up = nn.Parameter(torch.zeros(linear.out_features, rank))
-        self.scale = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) in, (..., outputs) out."""
-        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(F.linear(x, self.lora_down), self.lora_up)
+        return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, self.lora_down), self.lora_up)
 
 
 def _blocks(encoder: Any) -> list[nn.Module]:

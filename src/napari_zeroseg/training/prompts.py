@@ -76,12 +76,37 @@ def simulate(
     if kind == "corner":
         return Prompt(points=[centre_of(mask), _corner(mask, rng)], labels=[True, False])
     if kind == "correction":
-        first = _gaussian(mask, rng)
-        wrong = None if seen is None else _in_largest_error(mask, seen)
-        if wrong is None:
-            return Prompt(points=[first])
-        return Prompt(points=[first, wrong], labels=[True, bool(mask[int(wrong[0]), int(wrong[1])])])
+        first = Prompt(points=[_gaussian(mask, rng)])
+        return first if seen is None else corrected(first, mask, seen)
     return Prompt(points=[_POINTS[kind](mask, rng)])
+
+
+def corrected(asked: Prompt, mask: Mask, seen: Mask) -> Prompt:
+    """Return a prompt with one more point, in the middle of the largest part that an answer to it got wrong.
+
+    Parameters
+    ----------
+    asked : Prompt
+        Points.
+    mask, seen : (H, W) bool
+        The object, and the answer.
+
+    Returns
+    -------
+    Prompt
+        The new point is on the object where that was missed, on background where too much was drawn; `asked` itself
+        where nothing is wrong.
+    """
+    wrong = mask != seen
+    if not wrong.any():
+        return asked
+    r0, c0, r1, c1 = extent_of(wrong)
+    parts, _ = ndimage.label(wrong[r0 : r1 + 1, c0 : c1 + 1])
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    row, column = centre_of(parts == int(sizes.argmax()))
+    row, column = row + r0, column + c0
+    return Prompt([*asked.points, (row, column)], [*asked.labels, mask[int(row), int(column)]])
 
 
 def centre_of(mask: Mask) -> Point:
@@ -168,15 +193,6 @@ def _rough(mask: Mask, rng: np.random.Generator) -> Mask:
     change = ndimage.binary_erosion if rng.random() < 0.5 else ndimage.binary_dilation
     rough: Mask = change(mask, iterations=steps) if steps else mask
     return rough if rough.any() else mask
-
-
-def _in_largest_error(mask: Mask, seen: Mask) -> Point | None:
-    parts, count = ndimage.label(mask != seen)
-    if not count:
-        return None
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return centre_of(parts == int(sizes.argmax()))
 
 
 _POINTS: dict[str, Callable[[Mask, np.random.Generator], Point]] = {

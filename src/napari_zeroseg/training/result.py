@@ -97,6 +97,7 @@ def register(
     card: Mapping[str, Any],
     others: Mapping[str, Path],
     lay_beside: Callable[[Path], None] = lambda folder: None,
+    head: Mapping[str, str] | None = None,
 ) -> ModelSpec:
     """Put a trained model into the models folder, where the list finds it.
 
@@ -108,13 +109,15 @@ def register(
     form : str
         Key of the model whose network it is.
     tensors : mapping of str to Tensor
-        All weights under their official names.
+        Weights under their official names: all, or what :func:`napari_zeroseg.weights.resting.kept` gives.
     card : mapping
         What :mod:`napari_zeroseg.training.card` writes.
     others : mapping of str to Path
         Further files to lie beside it, by their name there.
     lay_beside : callable, optional
         Called with a folder to write files into that the network needs beside its weights.
+    head : mapping of str to str, optional
+        What the head of the file says.
 
     Raises
     ------
@@ -135,7 +138,7 @@ def register(
             cards.write(folder, card)
             beside = [cards.JSON_FILE, cards.TEXT_FILE, *_laid(folder, others)]
             file = Path(place) / WEIGHTS_FILE
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file, dict(head or {}) or None)
             lay_beside(Path(place))
             spec = add_checkpoint(file, form, name, link=True)
             # what learnt from weights is bound by their licence
@@ -185,7 +188,7 @@ def _furnish(name: str, source: str, companions: Mapping[str, str], licence: str
     replace(own, source=source, companions=together, licence=licence, licence_note=licence_note).write()
 
 
-def made_by(run: Path, settings: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+def made_by(run: str, settings: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """The card of a model that is listed already, if this very run made it; None otherwise.
 
     A run that was killed between making its model and saying so finds it with this. If the model is only half made, it
@@ -193,10 +196,10 @@ def made_by(run: Path, settings: Mapping[str, Any], name: str) -> dict[str, Any]
 
     Parameters
     ----------
-    run : Path
-        The run's folder.
+    run : str
+        The run's identity.
     settings : mapping
-        The table of its configuration.
+        Those of its folder, from :meth:`~napari_zeroseg.training.folder.RunFolder.settings`.
     name : str
         Of the model.
     """
@@ -205,7 +208,7 @@ def made_by(run: Path, settings: Mapping[str, Any], name: str) -> dict[str, Any]
         card = cards.read(name)
     except ReadError:
         return None
-    if own is None or card.get("run") != str(run) or card.get("settings") != plain(dict(settings)):
+    if own is None or card.get("run_id") != run or card.get("settings") != plain(dict(settings)):
         return None
     if own.is_complete and cards.JSON_FILE in own.companions:
         return card

@@ -25,6 +25,7 @@ from napari_zeroseg.training.launch import Launch
 from napari_zeroseg.training.processes import ALONE, LostError, Processes
 from napari_zeroseg.training.result import TrainedModel, check_name, made_by, register
 from napari_zeroseg.training.split import Split, folds, split_for
+from napari_zeroseg.weights.resting import Ground, kept
 
 if TYPE_CHECKING:
     from napari_zeroseg.jobs import CancelToken
@@ -203,8 +204,9 @@ class Work:
 
         lead, found = self.processes.lead, []
         fingerprint = lead(data.fingerprint) if turns else ""
+        settings = self.folder.settings(self.config)
         for number, turn in enumerate(turns):
-            made_of = plain({"data": fingerprint, "settings": self.config.table(), "steps": steps, "held": turn.report})
+            made_of = plain({"data": fingerprint, "settings": settings, "steps": steps, "held": turn.report})
             path = self.folder.block(number)
             figures = lead(partial(kept_figures, path, made_of))
             if figures is None:
@@ -216,7 +218,7 @@ class Work:
 
     def _made(self) -> TrainedModel | None:
         """What this very run had made already when it was killed before it could say so."""
-        card = made_by(self.folder.path, self.config.table(), self.config.name)
+        card = made_by(self.folder.identity, self.folder.settings(self.config), self.config.name)
         return None if card is None else self._done(card)
 
     def _looked_at(self, config: TrainingConfig) -> tuple[TrainingData, Split]:
@@ -281,6 +283,7 @@ class Work:
             "form": 1,
             "name": self.config.name,
             "run": str(self.folder.path),
+            "run_id": self.folder.identity,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "version": version("napari-zeroseg"),
             "verdict": sentence,
@@ -310,15 +313,16 @@ class Work:
             "steps": fitted.steps,
             "seconds": fitted.seconds,
             "device": str(fitted.network.model.device),
-            "settings": self.config.table(),
+            "settings": self.folder.settings(self.config),
             "files": sorted(path.name for path in self._extra_files()),
         }
-        tensors = {**fitted.network.base_tensors, **fitted.changed}
+        ground = Ground(self.config.base, fitted.network.base_sha256)
+        tensors, told = kept(fitted.network.base_tensors, fitted.changed, ground)
         extra = {path.name: path for path in self._extra_files()}
         head = learnt_file(self.folder, fitted)
         if head is not None:
             extra[head.name] = head
-        register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside)
+        register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside, told)
         return self._done(plain(card))
 
     def _done(self, card: dict[str, Any]) -> TrainedModel:
@@ -330,7 +334,7 @@ class Work:
         return TrainedModel(self.config.name, card, better, self.folder.path)
 
     def _extra_files(self) -> list[Path]:
-        previews = sorted(self.folder.previews.glob("*.png"))[-1:]
+        previews = sorted(self.folder.previews.glob("step*.png"))[-1:]
         return [path for path in (self.folder.metrics, *previews) if path.is_file()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from napari_zeroseg.training.classes import ClassSegmenter
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import IGNORE, TrainingData, TrainingObject
 from napari_zeroseg.training.patches import prompt_on
-from napari_zeroseg.training.prompts import NEEDS
+from napari_zeroseg.training.prompts import NEEDS, corrected
 from napari_zeroseg.training.split import Region
 from napari_zeroseg.view import View
 
@@ -107,8 +107,12 @@ class MaskJudge:
 
 
 def kinds_to_score(prompts: Sequence[str], accepts: frozenset[PromptKind], all_kinds: bool) -> list[str]:
-    """Kinds of prompt that are judged: one click in the middle and a tight box, and at the end every kind trained."""
-    kinds = ["centre", "box", *(sorted(set(prompts) - {"correction"}) if all_kinds else ())]
+    """Kinds of prompt that are judged: one click in the middle, a tight box, and a correction if that is trained.
+
+    At the end they are joined by every other kind that is.
+    """
+    trained = set(prompts) if all_kinds else {"correction"} & set(prompts)
+    kinds = ["centre", "box", *sorted(trained)]
     return [kind for kind in dict.fromkeys(kinds) if NEEDS[kind] in accepts]
 
 
@@ -123,6 +127,8 @@ def score_masks(
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, MaskScores]:
     """Ask for every object as a user would, window and choice of candidate included.
+
+    A "correction" is a click in the middle and, with it, a second one where the answer to the first is most wrong.
 
     Parameters
     ----------
@@ -149,10 +155,9 @@ def score_masks(
         step()
         places = [i for i, one in enumerate(objects) if one.plane == plane]
         picture, numbers = data.read(plane)
-        view = View(model, picture, store)
-        for kind in kinds:
-            prompts = [_prompt(kind, numbers == objects[i].number, objects[i], seed, margin) for i in places]
-            for i, prediction in zip(places, view.predict(prompts, multimask=None), strict=True):
+        view, asked_for = View(model, picture, store), [objects[i] for i in places]
+        for kind, answers in _answers(view, numbers, asked_for, kinds, seed, margin):
+            for i, prediction in zip(places, answers, strict=True):
                 counts = _counts(prediction, numbers, objects[i].number)
                 found[kind][0][i], found[kind][1][i] = counts.iou, counts.dice
     return {kind: MaskScores(*both) for kind, both in found.items()}
@@ -264,6 +269,33 @@ def some_planes(planes: Sequence[int], labelled: Collection[int], most: int) -> 
     if len(ordered) > most:
         ordered = [ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, most).round()]
     return sorted(ordered)
+
+
+def _answers(
+    view: View,
+    numbers: NDArray[np.int32],
+    objects: Sequence[TrainingObject],
+    kinds: Sequence[str],
+    seed: int,
+    margin: tuple[float, float],
+) -> Iterator[tuple[str, list[Prediction]]]:
+    """Each kind of prompt, and what a model answers to it for each object of a plane."""
+    clicked: list[Prediction] = []
+    for kind in kinds:
+        first = "centre" if kind == "correction" else kind
+        prompts = [_prompt(first, numbers == one.number, one, seed, margin) for one in objects]
+        if kind == "correction":
+            # nobody corrects what does not count
+            counts = numbers != IGNORE
+            clicked = clicked or view.predict(prompts, multimask=None)
+            prompts = [
+                corrected(prompt, numbers == one.number, answer.mask & counts)
+                for prompt, one, answer in zip(prompts, objects, clicked, strict=True)
+            ]
+        answers = view.predict(prompts, multimask=None)
+        if kind == "centre":
+            clicked = answers
+        yield kind, answers
 
 
 def _prompt(kind: str, mask: NDArray[np.bool_], one: TrainingObject, seed: int, margin: tuple[float, float]) -> Prompt:

@@ -27,6 +27,7 @@ from napari_zeroseg.weights.reading import (
     read_weights,
 )
 from napari_zeroseg.weights.repositories import arguments_of, is_repository, of_repository
+from napari_zeroseg.weights.resting import ground_of, resting_on
 from napari_zeroseg.weights.sources import WeightsSource
 
 if TYPE_CHECKING:
@@ -301,15 +302,18 @@ def verify(spec: ModelSpec) -> VerifyReport:
             f"{', '.join(bad)} beside {found.path} changed since the download: remove the model and get it again."
         )
         return VerifyReport(spec.key, found.path, False, now, found.sha256, sentence)
-    if found.sha256:
-        says = f"as {found.hash_from}"
-    else:
+    layout = None
+    if not found.sha256 or ground_of(found.path) is not None:
         try:
             weights = read_file(found.path)
             check_family(spec, weights)
+            layout = weights.layout
         except WeightsError as error:
-            return VerifyReport(spec.key, found.path, False, now, "", f"{found.path} is no good: {error}")
-        known = spec.title if weights.layout is not None else "a model that is not known"
+            return VerifyReport(spec.key, found.path, False, now, found.sha256, f"{found.path} is no good: {error}")
+    if found.sha256:
+        says = f"as {found.hash_from}"
+    else:
+        known = spec.title if layout is not None else "a model that is not known"
         says = f"no hash is known to compare it with, and its parameters are those of {known}"
     return VerifyReport(spec.key, found.path, True, now, found.sha256, f"{found.path} is whole: sha256 {now}, {says}.")
 
@@ -322,8 +326,13 @@ def remove_model(spec: ModelSpec) -> None:
     Raises
     ------
     WeightsError
-        If the model is inside the package, in a folder that is not ours, or not here at all.
+        If the model is inside the package, in a folder that is not ours, or not here at all, or another rests on it.
     """
+    resting = resting_on(spec.key)
+    if resting:
+        raise WeightsError(
+            f"{spec.title} cannot be removed: the weights of {', '.join(resting)} rest on it, so remove those first."
+        )
     card = read_card(spec.key)
     keeps_hash = card is not None and card.hash_from == PINNED
     folder = model_folder(spec.key)

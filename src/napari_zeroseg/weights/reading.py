@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import InputTypeError, WeightsError
 from napari_zeroseg.weights.layouts import Layout, detect_layout
+from napari_zeroseg.weights.resting import completed
 from napari_zeroseg.weights.sources import WeightsSource
 from napari_zeroseg.weights.transformers_sam import convert_transformers_sam
 
@@ -117,10 +118,10 @@ def read_file(path: Path, sha256: str = "") -> Weights:
     Raises
     ------
     WeightsError
-        If it is damaged, unsafe or holds something else.
+        If it is damaged, unsafe or holds something else, or rests on weights that are not here.
     """
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _understood(tensors, sha256 or hash_of_file(path), path.parent)
+    return _understood(completed(tensors, path), sha256 or hash_of_file(path), path.parent)
 
 
 def hash_of_file(path: Path) -> str:

@@ -1,0 +1,125 @@
+"""Weights that rest on another model's: LoRA's matrices, which are joined with those whenever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_zeroseg.errors import UnknownModelError, WeightsError
+from napari_zeroseg.weights.cards import cards
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DOWN, UP = ".lora_down", ".lora_up"
+"""After the name of a linear layer: the matrices whose product is added to its weight."""
+
+_KEY, _SHA256 = "rests_on", "rests_on_sha256"
+"""Entries in the head of a file."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The weights that others rest on: the key of their model, and their hash."""
+
+    key: str
+    sha256: str
+
+
+def ground_of(path: Path) -> Ground | None:
+    """What the weights of a file rest on; None for weights that are whole. Imports no torch."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            told = file.metadata() or {}
+    except (SafetensorError, OSError):  # whoever reads the tensors says what is wrong
+        return None
+    return Ground(told[_KEY], told.get(_SHA256, "")) if _KEY in told else None
+
+
+def resting_on(key: str) -> list[str]:
+    """Keys of the models in the models folder whose weights rest on those of a model."""
+    grounds = {card.key: ground_of(card.path) for card in cards()}
+    return [name for name, ground in grounds.items() if ground is not None and ground.key == key]
+
+
+def kept(
+    base: Mapping[str, Tensor], changed: Mapping[str, Tensor], ground: Ground
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that the file of a trained model has to hold, and what its head says of them.
+
+    Parameters
+    ----------
+    base, changed : mapping of str to Tensor
+        All weights of the base, and what differs from them.
+    ground : Ground
+        Whose the base's are.
+
+    Returns
+    -------
+    tuple of dict
+        With LoRA's matrices, what changed alone, which then rests on the base; else all weights, and nothing to say.
+    """
+    if not any(name.endswith(DOWN) for name in changed):
+        return {**base, **changed}, {}
+    return dict(changed), {_KEY: ground.key, _SHA256: ground.sha256}
+
+
+def joined(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All weights of a model: Hu et al., ICLR 2022, equation 3.
+
+    Parameters
+    ----------
+    base : mapping of str to Tensor
+        All weights by their official names.
+    changed : mapping of str to Tensor
+        What takes their place, and under the name of a linear layer with :data:`DOWN` (rank, inputs) and :data:`UP`
+        (outputs, rank) float32 what is added to its weight.
+
+    Raises
+    ------
+    WeightsError
+        If matrices do not fit a weight.
+    """
+    found = {**base, **{name: tensor for name, tensor in changed.items() if not name.endswith((DOWN, UP))}}
+    for layer in sorted({name.rpartition(".")[0] for name in changed if name.endswith((DOWN, UP))}):
+        try:
+            found[f"{layer}.weight"] = base[f"{layer}.weight"].float() + changed[layer + UP] @ changed[layer + DOWN]
+        except (KeyError, RuntimeError) as error:
+            raise WeightsError(
+                f"The matrices of LoRA for {layer} do not fit the weights that they are added to ({error}): they "
+                "belong to another model, or their file is damaged."
+            ) from error
+    return found
+
+
+def completed(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
+    """Join what was read from a file with the weights that it rests on.
+
+    Raises
+    ------
+    WeightsError
+        If those are not on this machine or not the same as then, or do not fit.
+    """
+    ground = ground_of(path)
+    if ground is None:
+        return tensors
+    from napari_zeroseg.registry import find_model
+    from napari_zeroseg.weights.folder import weights_of
+
+    about = f"{path.name} holds only what was learnt beside the weights of {ground.key}"
+    try:
+        base = weights_of(find_model(ground.key))
+    except (UnknownModelError, WeightsError) as error:
+        raise WeightsError(f"{about}, and those cannot be read. {error}") from error
+    if base.sha256 != ground.sha256:
+        raise WeightsError(
+            f"{about}, and those here are others (sha256 {base.sha256[:12]}…, then {ground.sha256[:12]}…): get those "
+            "that it was trained from."
+        )
+    return joined(base.tensors, tensors)
