@@ -8,7 +8,7 @@ import pytest
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.training.config import PROMPT_KINDS
 from napari_zeroseg.training.patches import prompt_on
-from napari_zeroseg.training.prompts import centre_of, extent_of, simulate, usable
+from napari_zeroseg.training.prompts import centre_of, corrected, extent_of, simulate, usable
 
 
 @pytest.fixture
@@ -77,14 +77,15 @@ def test_gaussian_points_are_nearer_to_the_middle(bean: np.ndarray) -> None:
 
 
 def test_correction_points_at_the_largest_error(bean: np.ndarray) -> None:
+    first = simulate("correction", bean, np.random.default_rng(0))
     missed = bean.copy()
     missed[:, 20:40] = False
-    prompt = simulate("correction", bean, np.random.default_rng(0), seen=missed)
+    prompt = corrected(first, bean, missed)
     assert prompt.labels.tolist() == [True, True]
     assert 20 <= prompt.points[1][1] < 40
     spilt = bean.copy()
     spilt[:, 70:] = True
-    prompt = simulate("correction", bean, np.random.default_rng(0), seen=spilt)
+    prompt = corrected(first, bean, spilt)
     assert prompt.labels.tolist() == [True, False]
     assert prompt.points[1][1] >= 70
 

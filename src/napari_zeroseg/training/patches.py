@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +20,8 @@ from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.segmenter import Embedding, Segmenter
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.training.augment import varied
-from napari_zeroseg.training.data import IGNORE, Box, TrainingData, TrainingObject
-from napari_zeroseg.training.prompts import Mask, simulate
+from napari_zeroseg.training.data import IGNORE, TrainingData, TrainingObject
+from napari_zeroseg.training.prompts import Mask, extent_of, simulate
 from napari_zeroseg.training.split import Region
 
 _REMEMBERED = 256 * 2**20
@@ -157,36 +156,21 @@ class Cells:
         return out
 
 
-def prompt_on(
-    kind: str,
-    mask: Mask,
-    rng: np.random.Generator,
-    margin: tuple[float, float] = (0.0, 0.0),
-    seen: Callable[[], Mask] | None = None,
-) -> Prompt:
+def prompt_on(kind: str, mask: Mask, rng: np.random.Generator, margin: tuple[float, float] = (0.0, 0.0)) -> Prompt:
     """Simulate a prompt on a large window by looking at the object's surroundings alone.
 
     Parameters
     ----------
     kind, mask, rng, margin
         As for :func:`~napari_zeroseg.training.prompts.simulate`.
-    seen : callable, optional
-        Gives a first answer, (H, W) bool.
     """
     if kind == "mask":
         return simulate(kind, mask, rng, margin)
-    first = None if seen is None else seen()
-    box = _box_of(mask if first is None else mask | first)
+    box = extent_of(mask)
     reach = max(box[2] - box[0], box[3] - box[1]) + 1
     out = math.ceil(max(margin[1], 0) * reach) + 8
     r0, c0 = max(0, box[0] - out), max(0, box[1] - out)
-    part = slice(r0, box[2] + out + 1), slice(c0, box[3] + out + 1)
-    prompt = simulate(kind, mask[part], rng, margin, None if first is None else first[part])
+    prompt = simulate(kind, mask[r0 : box[2] + out + 1, c0 : box[3] + out + 1], rng, margin)
     if prompt.box is not None:
         return Prompt(box=prompt.box + np.array([r0, c0, r0, c0], np.float32))
     return Prompt(prompt.points + np.array([r0, c0], np.float32), prompt.labels)
-
-
-def _box_of(mask: Mask) -> Box:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]), int(columns[-1])

@@ -45,24 +45,20 @@ def draw(prompts: Mapping[str, float], rng: np.random.Generator) -> str:
     return str(rng.choice(kinds, p=[prompts[kind] for kind in kinds]))
 
 
-def simulate(
-    kind: str, mask: Mask, rng: np.random.Generator, margin: tuple[float, float] = (0.0, 0.0), seen: Mask | None = None
-) -> Prompt:
+def simulate(kind: str, mask: Mask, rng: np.random.Generator, margin: tuple[float, float] = (0.0, 0.0)) -> Prompt:
     """Return a prompt for an object.
 
     Parameters
     ----------
     kind : str
-        One of :data:`~napari_zeroseg.training.config.PROMPT_KINDS`. "correction" is a point near the middle and, where
-        `seen` is given, a second one in the largest part that `seen` got wrong.
+        One of :data:`~napari_zeroseg.training.config.PROMPT_KINDS`. "correction" is a point near the middle: the first
+        one, which :func:`corrected` adds to once there is an answer.
     mask : (H, W) bool
         The object; not empty.
     rng : numpy.random.Generator
         What chance there is in the kind comes from here.
     margin : tuple of float
         Least and greatest shift of each side of a "loose_box", outwards, as part of the object's size.
-    seen : (H, W) bool, optional
-        A first answer.
 
     Returns
     -------
@@ -75,9 +71,6 @@ def simulate(
         return Prompt(mask=_rough(mask, rng))
     if kind == "corner":
         return Prompt(points=[centre_of(mask), _corner(mask, rng)], labels=[True, False])
-    if kind == "correction":
-        first = Prompt(points=[_gaussian(mask, rng)])
-        return first if seen is None else corrected(first, mask, seen)
     return Prompt(points=[_POINTS[kind](mask, rng)])
 
 
@@ -203,4 +196,5 @@ _POINTS: dict[str, Callable[[Mask, np.random.Generator], Point]] = {
     "mass_centre": _mass_centre,
     "gaussian_centre": _gaussian_centre,
     "centre": lambda mask, rng: centre_of(mask),
+    "correction": _gaussian,
 }

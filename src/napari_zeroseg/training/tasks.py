@@ -18,13 +18,13 @@ from napari_zeroseg.prompts import Prompt
 from napari_zeroseg.tiling import Field
 from napari_zeroseg.training.classes import ClassHead, cells_of, class_loss, fields_of, maps_of, picture_of, targets_of
 from napari_zeroseg.training.config import TrainingConfig
-from napari_zeroseg.training.data import TrainingObject
+from napari_zeroseg.training.data import IGNORE, TrainingObject
 from napari_zeroseg.training.decoding import Decoding, Prompter, TrainableDecoding
 from napari_zeroseg.training.losses import NEEDS_NEIGHBOURS, iou_loss, mask_loss
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, Seen, far, near, prompt_on
 from napari_zeroseg.training.processes import ALONE, Processes
-from napari_zeroseg.training.prompts import Mask, draw, usable
+from napari_zeroseg.training.prompts import Mask, corrected, draw, usable
 from napari_zeroseg.training.sampling import sampled
 
 NEAR_SHARE = 2 / 3
@@ -276,18 +276,14 @@ class MaskTask:
     ) -> Prompt:
         if kind != "correction":
             return prompt_on(kind, mask, rng, self._config.box_margin)
-
-        def answered() -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-            frame = self._network.model.pipeline.frame(seen.shape)
-            first = prompt_on("centre", mask, rng)
-            with torch.no_grad():
-                logits = decoding.first(image, self._prompter([first], frame))
-            rows, columns, part = frame.patch(logits.float().cpu().numpy())
-            whole = np.zeros(mask.shape, bool)
-            whole[rows, columns] = part
-            return whole
-
-        return prompt_on(kind, mask, rng, seen=answered)
+        first = prompt_on(kind, mask, rng)
+        frame = self._network.model.pipeline.frame(seen.shape)
+        with torch.no_grad():
+            logits = decoding.first(image, self._prompter([first], frame))
+        rows, columns, part = frame.patch(logits.float().cpu().numpy())
+        drawn = np.zeros(mask.shape, bool)
+        drawn[rows, columns] = part
+        return corrected(first, mask, drawn & (seen.objects != IGNORE))
 
 
 class ClassTask:
