@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.events import Control
+from napari_zeroseg.training.folder import RunFolder
+from napari_zeroseg.training.loop import read_state
+from napari_zeroseg.training.run import StoppedError, train
 
 Stack = tuple[np.ndarray, np.ndarray]
+StopAfter = Callable[[int, TrainingConfig, Path], RunFolder]
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +56,42 @@ def kept_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     folder = tmp_path_factory.getbasetemp() / "training-cache"
     monkeypatch.setenv("ZEROSEG_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def stop_after() -> StopAfter:
+    """Does a run and stops it after so many steps."""
+
+    def stop_after(steps: int, config: TrainingConfig, path: Path) -> RunFolder:
+        controls: list[Control] = []
+
+        def listen(event: dict[str, Any]) -> None:
+            if event["event"] == "step" and event["step"] == steps:
+                controls[0].tell("stop")
+
+        with pytest.raises(StoppedError, match="go on"):
+            train(config, out=path, listener=listen, control=controls.append)
+        folder = RunFolder(path)
+        assert folder.status()["state"] == "stopped"
+        assert read_state(folder.last)["trainer"]["done"] == steps
+        return folder
+
+    return stop_after
+
+
+@pytest.fixture(scope="session")
+def equal_to_the_bit() -> Callable[[Path, Path], None]:
+    """Holds two folders of runs to the same weights, parameters and moments."""
+
+    def equal(*paths: Path) -> None:
+        whole, parted = (load_file(path / "best.safetensors") for path in paths)
+        assert whole.keys() == parted.keys()
+        for name, tensor in whole.items():
+            assert torch.equal(tensor, parted[name]), name
+        one, other = (read_state(path / "last.pt")["trainer"] for path in paths)
+        for name, tensor in one["parameters"].items():
+            assert torch.equal(tensor, other["parameters"][name]), name
+        moments, others = one["optimizer"]["state"], other["optimizer"]["state"]
+        assert all(torch.equal(moments[i]["exp_avg_sq"], others[i]["exp_avg_sq"]) for i in moments)
+
+    return equal
