@@ -61,6 +61,12 @@ def _weights(name: str) -> Path:
     return model_folder(name) / "weights.safetensors"
 
 
+def _damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+
+
 def _image(model: zs.Segmenter) -> np.ndarray:
     return np.asarray(model.encode(PICTURE).tensors["image"])
 
@@ -102,6 +108,53 @@ def test_one_rests_on_another_which_is_not_removed_under_it(make: Make) -> None:
     remove_model("first")
 
 
+def test_a_base_may_have_another_name_where_it_is_imported(make: Make, tmp_path: Path) -> None:
+    make("first")
+    make("second", "first")
+    expected = _image(_load("second"))
+    files = [zs.export_model(name, tmp_path / name) for name in ("first", "second")]
+    remove_model("second")
+    remove_model("first")
+    make("first", what="decoder")  # the name is taken by another
+    with pytest.raises(WeightsError, match="those here are others"):
+        zs.import_model(files[1])
+    zs.import_model(files[0], "theirs")
+    zs.import_model(files[1])
+    np.testing.assert_array_equal(_image(_load("second")), expected)
+    remove_model("first")
+    with pytest.raises(WeightsError, match="the weights of second rest on it"):
+        remove_model("theirs")
+
+
+def test_a_damaged_base_can_be_removed_and_come_again(make: Make, tmp_path: Path) -> None:
+    make("first")
+    make("second", "first")
+    expected = _image(_load("second"))
+    file = zs.export_model("first", tmp_path / "first")
+    _damage(_weights("first"))
+    assert not verify("first").ok
+    remove_model("first")
+    with pytest.raises(WeightsError, match="there is no such model here: import or add that one first"):
+        _load("second")
+    zs.import_model(file)
+    np.testing.assert_array_equal(_image(_load("second")), expected)
+
+
+def test_the_embedded_base_is_part_of_the_package_whatever_rests_on_it(make: Make) -> None:
+    make("mine")
+    with pytest.raises(WeightsError, match="is part of napari-zeroseg"):
+        remove_model("mobile_sam")
+
+
+def test_a_file_that_rests_on_itself_is_refused(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, changed = make("mine")
+    _, head = kept({}, changed, Ground("sam_vit_b", "0" * 64))
+    save_file(changed, tmp_path / "sam_vit_b.safetensors", head)
+    monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
+    with pytest.raises(WeightsError, match="those here are others"):
+        zs.load_model("sam_vit_b", device="cpu")
+
+
 def test_another_base_or_none_is_one_sentence(make: Make, tmp_path: Path) -> None:
     _, changed = make("mine")
     sha256 = ground_of(_weights("mine")).sha256
@@ -109,7 +162,7 @@ def test_another_base_or_none_is_one_sentence(make: Make, tmp_path: Path) -> Non
     single = {name: value for name, value in changed.items() if not name.endswith("lora_up")}
     for tensors, ground, words in (
         (changed, Ground("mobile_sam", "0" * 64), "those here are others .* get those that it was trained from"),
-        (changed, Ground("gone", sha256), "beside the weights of gone, and those cannot be read. There is no model"),
+        (changed, Ground("gone", sha256), "beside the weights of gone, and there is no such model here: import or add"),
         (changed, Ground("sam_vit_b", sha256), "not on this machine: download them"),
         (narrow, Ground("mobile_sam", sha256), "do not fit the weights"),
         (single, Ground("mobile_sam", sha256), "do not fit the weights"),
@@ -127,10 +180,7 @@ def test_verifying_reads_what_it_rests_on(make: Make) -> None:
     make("first")
     make("second", "first")
     assert verify("second").ok
-    file = _weights("first")
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(bytes(content))
+    _damage(_weights("first"))
     report = verify("second")
     assert not report.ok
     assert "beside the weights of first" in report.sentence

@@ -328,8 +328,9 @@ def remove_model(spec: ModelSpec) -> None:
     WeightsError
         If the model is inside the package, in a folder that is not ours, or not here at all, or another rests on it.
     """
-    resting = resting_on(spec.key)
-    if resting:
+    found, resting = locate(spec), resting_on(spec.key)
+    # damaged weights are of no use to those that rest on them, and have to go before they can come again
+    if resting and found is not None and found.card is not None and hash_again(found.path) == found.sha256:
         raise WeightsError(
             f"{spec.title} cannot be removed: the weights of {', '.join(resting)} rest on it, so remove those first."
         )

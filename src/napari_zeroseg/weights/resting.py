@@ -44,8 +44,20 @@ def ground_of(path: Path) -> Ground | None:
 
 def resting_on(key: str) -> list[str]:
     """Keys of the models in the models folder whose weights rest on those of a model."""
-    grounds = {card.key: ground_of(card.path) for card in cards()}
-    return [name for name, ground in grounds.items() if ground is not None and ground.key == key]
+    known = {card.key: card for card in cards()}
+    hashes = {name: card.sha256 for name, card in known.items()}
+    grounds = {name: ground_of(card.path) for name, card in known.items()}
+    return [name for name, ground in grounds.items() if ground is not None and _key_of(ground, hashes) == key]
+
+
+def _key_of(ground: Ground, hashes: Mapping[str, str]) -> str:
+    """Key of a model with these weights: of several the one of that name, for it may have another one here.
+
+    `hashes` are those of the models in the models folder.
+    """
+    if hashes.get(ground.key) == ground.sha256:
+        return ground.key
+    return next((key for key, sha256 in hashes.items() if sha256 == ground.sha256), ground.key)
 
 
 def kept(
@@ -110,16 +122,24 @@ def completed(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]
     if ground is None:
         return tensors
     from napari_zeroseg.registry import find_model
-    from napari_zeroseg.weights.folder import weights_of
+    from napari_zeroseg.weights.folder import locate, weights_of
+    from napari_zeroseg.weights.reading import hash_of_file
 
     about = f"{path.name} holds only what was learnt beside the weights of {ground.key}"
     try:
-        base = weights_of(find_model(ground.key))
-    except (UnknownModelError, WeightsError) as error:
-        raise WeightsError(f"{about}, and those cannot be read. {error}") from error
-    if base.sha256 != ground.sha256:
+        spec = find_model(_key_of(ground, {card.key: card.sha256 for card in cards()}))
+    except UnknownModelError as error:
+        raise WeightsError(f"{about}, and there is no such model here: import or add that one first.") from error
+    found = locate(spec)
+    # before they are read, which would never end for a file that says that it rests on itself
+    sha256 = ground.sha256 if found is None else found.sha256 or hash_of_file(found.path)
+    if sha256 != ground.sha256:
         raise WeightsError(
-            f"{about}, and those here are others (sha256 {base.sha256[:12]}…, then {ground.sha256[:12]}…): get those "
-            "that it was trained from."
+            f"{about}, and those here are others (sha256 {sha256[:12]}…, then {ground.sha256[:12]}…): get those that "
+            "it was trained from."
         )
+    try:
+        base = weights_of(spec)
+    except WeightsError as error:
+        raise WeightsError(f"{about}, and those cannot be read. {error}") from error
     return joined(base.tensors, tensors)
