@@ -21,7 +21,7 @@ from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.run import train
-from napari_zeroseg.training.validation import kinds_to_score, score_masks
+from napari_zeroseg.training.validation import MaskJudge, kinds_to_score, score_masks
 
 pytestmark = pytest.mark.usefixtures("kept_cache")
 
@@ -110,6 +110,17 @@ def test_corrections_are_judged_where_they_are_trained_and_taken() -> None:
     assert kinds_to_score(prompts, clicks, True) == ["centre", "box", "correction", "loose_box"]
     assert kinds_to_score(["box"], clicks, True) == ["centre", "box"]
     assert kinds_to_score(prompts, boxes, True) == ["box", "loose_box"]
+
+
+def test_kinds_of_weight_0_are_not_trained_and_not_judged(short: Short) -> None:
+    config = short(prompts={"box": 1, "correction": 0, "point": 0})
+    data, model = TrainingData(config), zs.load_model(device="cpu", precision="float32")
+    judge = MaskJudge(config, data)
+    for all_kinds in (False, True):
+        assert list(judge.score(model, data.objects[:1], all_kinds, EmbeddingStore(), lambda: None)) == [
+            "centre",
+            "box",
+        ]
 
 
 @pytest.mark.slow

@@ -73,6 +73,7 @@ class MaskJudge:
 
     def __init__(self, config: TrainingConfig, data: TrainingData) -> None:
         self._config, self._data = config, data
+        self._trained = [kind for kind, weight in config.prompts.items() if weight > 0]
 
     def score(
         self,
@@ -84,14 +85,14 @@ class MaskJudge:
     ) -> dict[str, MaskScores]:
         """Scores of each object by kind of prompt."""
         config = self._config
-        kinds = kinds_to_score(list(config.prompts), model.spec.accepts, all_kinds)
+        kinds = kinds_to_score(self._trained, model.spec.accepts, all_kinds)
         return score_masks(model, self._data, objects, kinds, store, config.seed, config.box_margin, step)
 
     def answers(
         self, model: SamSegmenter, objects: Sequence[TrainingObject], store: EmbeddingStore
     ) -> list[NDArray[np.bool_]]:
         """(H, W) bool of each object, asked for by a click in its middle, or its box."""
-        kind = kinds_to_score(list(self._config.prompts), model.spec.accepts, False)[0]
+        kind = kinds_to_score(self._trained, model.spec.accepts, False)[0]
         found = []
         for one in objects:
             picture, numbers = self._data.read(one.plane)
