@@ -215,6 +215,8 @@ def new_run(config: TrainingConfig, path: str | Path | None = None) -> RunFolder
         pairs = [_as_files(folder, number, pair) for number, pair in enumerate(config.pairs)]
         config.with_files(pairs).write(folder.config)
     except OSError as error:
+        with suppress(OSError):
+            folder.forget()  # half a copy would only take room
         raise WriteError(f"{folder.path} cannot be written ({error}): make room, or name another folder.") from error
     return folder
 
