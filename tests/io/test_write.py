@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -353,3 +354,22 @@ class TestLabelsWriter:
         for index in writer.done:
             assert (writer.read(index) == index).all()
         assert json.loads((writer.folder / "about.json").read_text())["shape"] == [10_000, 200, 300]
+
+
+@pytest.mark.parametrize("ending", [".tif", ".ome.zarr"])
+def test_a_copy_in_another_folder_writes_to_the_same_place(tmp_path, monkeypatch, labels, ending):
+    """As a worker of a cluster does, which may stand anywhere."""
+    monkeypatch.chdir(tmp_path)
+    writer = LabelsWriter(f"out{ending}", labels.shape)
+    sent = pickle.dumps(writer)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    copy = pickle.loads(sent)
+    for index, plane in enumerate(labels):
+        copy.write(index, plane)
+    assert copy.path == tmp_path / f"out{ending}"
+    monkeypatch.chdir(tmp_path)
+    assert writer.done == set(range(len(labels)))
+    assert writer.close() == Path(f"out{ending}")  # what the user wrote is what is told
+    np.testing.assert_array_equal(read(tmp_path / f"out{ending}"), labels)
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -129,6 +129,12 @@ class LabelsWriter:
         self._growing: ZarrLabels | None = None
         self._begin({"shape": list(self.shape), "run": run})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Where everything lies, also for a process that stands in another folder."""
+        growing = None if self._growing is None else ZarrLabels(self._growing.path.absolute())
+        places = {"path": self.path.absolute(), "folder": self.folder.absolute(), "_growing": growing}
+        return {**self.__dict__, **places}
+
     @property
     def count(self) -> int:
         """Number of planes of the whole."""
