@@ -149,7 +149,7 @@ def segment_file(
     """
     out = checked_target(job.out)
     source = job.source.expanduser()
-    _check_apart(source, out)
+    check_apart(out, source)
     with only_run_on(out):
         picture = open_image(source)
         series = picture.planes()
@@ -301,15 +301,6 @@ class _Tally:
         """The report of a plane as plain values."""
         values = self.reports[plane].as_dict()
         return {**values, "objects": self._counts[plane]} if self._is_short else values
-
-
-def _check_apart(source: Path, out: Path) -> None:
-    """Labels must never take the place of the picture, nor become a plane of it."""
-    inside = source.resolve()
-    if inside == out.resolve():
-        raise InputError(f"{out} is the picture itself: choose another name for the labels.")
-    if source.is_dir() and inside in out.resolve().parents:
-        raise InputError(f"{out} lies inside the picture {source}: choose another folder for the labels.")
 
 
 def _raise_if_nothing(reports: Sequence[PlaneReport]) -> None:

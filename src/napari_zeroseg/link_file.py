@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +14,14 @@ from typing import Any, Protocol
 from napari_zeroseg import provenance
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.io.label_files import open_labels
-from napari_zeroseg.io.targets import checked_target
+from napari_zeroseg.io.targets import check_apart, checked_target
 from napari_zeroseg.io.write import LabelsWriter, is_growing, taken_up
 from napari_zeroseg.link import LinkedObject, LinkOptions, link_planes
 from napari_zeroseg.link.planes import stack_of
 from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,10 @@ def link_file(
     """
     out = checked_target(job.out)
     source = job.source.expanduser()
-    if source.resolve() == out.resolve():
-        raise InputError(f"{out} is the input itself: choose another name for the linked labels.")
+    check_apart(out, source)
     with only_run_on(out):
+        if is_growing(source):
+            _log.warning("%s is not finished: planes that are not done are empty, and are linked as such.", source)
         labels = open_labels(source)
         series = stack_of(labels.data)
         step = labels.spacing

@@ -245,14 +245,14 @@ class TestOutputs:
         picture = tmp_path / "picture.tif"
         picture.write_bytes(plane.read_bytes())
         said = zeroseg("segment", picture, "--point", "128,128", "--overwrite", "-o", picture).error()
-        assert "is the picture itself: choose another name for the labels" in said
+        assert "itself or lies inside it: choose another name for the labels" in said
         assert picture.read_bytes() == plane.read_bytes()
 
     def test_inside_the_picture(self, zeroseg, stack, tmp_path):
         for z, one in enumerate(stack.raw):
             tifffile.imwrite(tmp_path / f"{z}.tif", one)
         said = zeroseg("segment", tmp_path, "--point", "128,128", "-o", tmp_path / "labels.tif").error()
-        assert "lies inside the picture" in said
+        assert "itself or lies inside it: choose another name" in said
         assert len(list(tmp_path.iterdir())) == 3
 
     def test_environment(self, zeroseg, plane, tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def test_what_is_there_stays(zeroseg, planes, tmp_path):
     out = zs.write_labels(tmp_path / "mine.tif", np.ones((2, 3), int))
     before = out.read_bytes()
     assert "is already there" in zeroseg("link", planes, "-o", out).error()
-    assert "is the input itself" in zeroseg("link", planes, "-o", planes, "--overwrite").error()
+    assert "itself or lies inside it" in zeroseg("link", planes, "-o", planes, "--overwrite").error()
     assert out.read_bytes() == before
     assert zeroseg("link", planes, "-o", out, "--overwrite", "--quiet").code == 0
     assert out.read_bytes() != before
@@ -107,6 +107,27 @@ def test_stopped_in_the_middle_and_taken_up(zeroseg, planes, tmp_path, monkeypat
     monkeypatch.undo()
     assert zeroseg("link", planes, "-o", tmp_path / "whole.npy").code == 0
     assert np.array_equal(open_labels(out).data[:], np.load(tmp_path / "whole.npy"))
+
+
+def test_what_is_linked_is_no_plane_of_the_labels(zeroseg, stack, tmp_path):
+    for number, plane in enumerate(stack.truth):
+        zs.write_labels(tmp_path / f"{number}.tif", plane)
+    assert "itself or lies inside it" in zeroseg("link", tmp_path, "-o", tmp_path / "out.tif").error()
+    assert len(list(tmp_path.iterdir())) == len(stack.truth)
+
+
+def test_labels_that_are_still_being_written_are_told(zeroseg, stack, tmp_path):
+    source, out = tmp_path / "labels.ome.zarr", tmp_path / "out.npy"
+    writer = LabelsWriter(source, stack.truth.shape)
+    writer.write(0, stack.truth[0])
+    done = zeroseg("link", source, "-o", out)
+    assert done.code == 0
+    assert f"{source} is not finished: planes that are not done are empty" in done.err
+    assert np.load(out).any((1, 2)).tolist() == [True, False, False]
+    for number in (1, 2):
+        writer.write(number, stack.truth[number])
+    writer.close()
+    assert zeroseg("link", source, "-o", out, "--overwrite").err == ""
 
 
 def test_labels_that_cannot_be_linked_leave_nothing(zeroseg, tmp_path):
