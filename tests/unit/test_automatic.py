@@ -384,8 +384,8 @@ class TestLabels:
         small = ClassFilter(Planes.of(maps), (3,))
         assert small.on(0)([self.big, self.small]) == []
         assert small.on(1)([self.big, self.small]) == [self.small]
-        maps[1] += 0.5
-        for plane in (1, 2):
+        maps[0, 9, 9], maps[1] = np.inf, maps[1] + 0.5
+        for plane in range(3):
             with pytest.raises(InputError, match=f"whole numbers from 0, and plane {plane}"):
                 small.on(plane)
         with pytest.raises(InputError, match="No class is wanted"):

@@ -77,7 +77,6 @@ class MorePart(QWidget):
         self.min_planes = whole_number(1, 10**6, "Objects on fewer planes are removed")
         self.specks = whole_number(0, 10**9, "Linked objects of fewer voxels are removed", " voxels")
         self.holes = whole_number(0, 10**9, "Holes of a plane up to this many pixels are filled", " px")
-
         self.room = number(0, 10**4, "Room that the embeddings of the planes may take", " GB", "all there is")
 
     def _laid_out(self) -> QWidget:

@@ -51,7 +51,7 @@ class ClassFilter:
         """
         classes = self.planes.read(plane)
         whole = classes if classes.dtype.kind in "biu" else np.rint(classes)
-        if (whole != classes).any() or whole.min(initial=0) < 0:
+        if (whole != classes).any() or whole.min(initial=0) < 0 or whole.max(initial=0) > np.iinfo(np.int32).max:
             raise InputError(f"Classes are whole numbers from 0, and plane {plane} of their map holds others.")
         return partial(filter_class, classes=whole.astype(np.int64, copy=False), keep=self.keep)
 
