@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 
 import napari_zeroseg as zs
 from napari_zeroseg.cli import main
-from napari_zeroseg.errors import InputError, WriteError
-from napari_zeroseg.training import fitting, patches
+from napari_zeroseg.errors import InputError, ReadError, WriteError
+from napari_zeroseg.training import fitting, keeping, patches
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.events import Control
 from napari_zeroseg.training.folder import RunFolder, new_run, open_run
-from napari_zeroseg.training.loop import read_state
+from napari_zeroseg.training.loop import read_state, save_state
 from napari_zeroseg.training.run import StoppedError, train
 
 pytestmark = pytest.mark.usefixtures("kept_cache")
@@ -133,6 +133,15 @@ def test_a_run_that_stopped_early_does_not_go_on_to_learn(
     folder = RunFolder(tmp_path / "run")
     assert read_state(folder.last)["trainer"]["done"] == 2
     zs.registry.remove_model("mine")
+    away = folder.best.rename(tmp_path / "away")
+    with pytest.raises(ReadError, match="put it back"):
+        train(folder.path, resume=True)
+    away.rename(folder.best)
+    state = read_state(folder.last)
+    save_state(folder.last, state | {"form": 1})
+    with pytest.raises(InputError, match="another version"):
+        train(folder.path, resume=True)
+    save_state(folder.last, state)
     train(folder.path, resume=True)
     assert [event["step"] for event in folder.read_events() if event["event"] == "step"] == [1, 2]
 
@@ -151,11 +160,11 @@ def test_a_full_disk_in_a_validation_is_told_and_the_run_goes_on(
         raise OSError(28, "No space left on device")
 
     places = [
-        (fitting, "save_file", full_for_weights),
+        (keeping, "save_file", full_for_weights),
         (fitting.previews, "save", full),
-        (fitting.csv, "DictWriter", full),
+        (keeping.csv, "DictWriter", full),
     ]
-    for place, name, fails in [*places, (fitting, "save_class", full_for_weights)]:
+    for place, name, fails in [*places, (keeping, "save_class", full_for_weights)]:
         with monkeypatch.context() as patch:
             patch.setattr(place, name, fails)
             with pytest.raises(WriteError, match="make room there, then go on with --resume"):

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from napari_zeroseg.embeddings import EmbeddingStore
-from napari_zeroseg.errors import WriteError, ZerosegError
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training import previews
-from napari_zeroseg.training.classes import ClassHead, ClassSegmenter, save_class
+from napari_zeroseg.training.classes import ClassHead, ClassSegmenter
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData, TrainingObject
 from napari_zeroseg.training.events import Events
 from napari_zeroseg.training.figures import Figures
 from napari_zeroseg.training.folder import RunFolder
+from napari_zeroseg.training.keeping import read_best, room_in, write_best, write_rows
 from napari_zeroseg.training.loop import HEAD, StepReport, Trainer, read_state, save_state
 from napari_zeroseg.training.networks import Learner, Trained
 from napari_zeroseg.training.patches import Patch
@@ -42,10 +38,15 @@ from napari_zeroseg.training.validation import (
     some_planes,
 )
 from napari_zeroseg.training.workbench import Workbench
-from napari_zeroseg.weights.cards import CLASS_HEAD
 
 VALIDATIONS = 10
 """Times that a run validates."""
+
+_OF_A_BLOCK = 3
+"""The same of each block that is held back in turn, where nothing is chosen by it."""
+
+_FORM = 2
+"""Of the state to go on from: raised when the same state would be trained or judged in another way."""
 
 _FEWEST_BETWEEN = 10
 """Steps between two validations at least."""
@@ -138,7 +139,15 @@ class Fitting:
 
     def _kept_state(self) -> dict[str, Any] | None:
         last = self._run.folder.last
-        return read_state(last) if self._fold is None and last.is_file() else None
+        if self._fold is not None or not last.is_file():
+            return None
+        state = read_state(last)
+        if state.get("form") != _FORM:
+            raise InputError(
+                f"{last.parent} was left by another version of napari-zeroseg, which trained in another way: finish it "
+                f"with that version, or start anew from {self._run.folder.config.name} there."
+            )
+        return state
 
     def _planned(self) -> int:
         per_step = self._bench.step_seconds()
@@ -189,7 +198,7 @@ class Fitting:
 
     def _is_due(self, trainer: Trainer) -> bool:
         """Whether the step that was done last is one after which the run validates."""
-        every = max(_FEWEST_BETWEEN, trainer.steps // VALIDATIONS)
+        every = max(_FEWEST_BETWEEN, trainer.steps // (VALIDATIONS if self._fold is None else _OF_A_BLOCK))
         return trainer.done > 0 and (trainer.done % every == 0 or trainer.done == trainer.steps)
 
     def _catch_up(self, trainer: Trainer) -> bool:
@@ -246,17 +255,17 @@ class Fitting:
         model = self._network.model_with(changed, name)
         row: dict[str, Any] = {"step": trainer.done, "loss": report.loss, "rate": report.rate, "seconds": self._seconds}
         row |= self._scored_now(model, head)
-        with _room_in(self._run.folder.path):
+        with room_in(self._run.folder.path):
             picture = self._preview(model, head, trainer.done)
         if self._fold is not None:
             self._tell("validation", best=False, picture=picture, **row)
             return
         merit = float(np.mean([value for name, value in row.items() if name.startswith("iou_")]))
         is_best = self._best is None or merit > self._best[0]
-        with _room_in(self._run.folder.path):
+        with room_in(self._run.folder.path):
             if is_best:
-                self._write_best(weights)
-            self._write_rows([*self._history, row])
+                write_best(self._run.folder, weights)
+            write_rows(self._run.folder, [*self._history, row])
         # only now that all is written: a validation that was cut short counts as not done
         self._since_best = 0 if is_best else self._since_best + 1
         self._best = (merit, weights) if is_best else self._best
@@ -357,6 +366,7 @@ class Fitting:
         if self._fold is not None:
             return
         state = {
+            "form": _FORM,
             "trainer": trainer.state(),
             "history": self._history,
             "since_best": self._since_best,
@@ -378,7 +388,7 @@ class Fitting:
         self._report = StepReport(**state["report"]) if state.get("report") else None
         self._before_choose = {kind: MaskScores(a.numpy(), b.numpy()) for kind, (a, b) in state["before"].items()}
         if state["merit"] is not None:
-            self._best = state["merit"], load_file(self._run.folder.best)
+            self._best = state["merit"], read_best(self._run.folder)
         self._tell("resumed", step=trainer.done, steps=trainer.steps)
 
     def _tell_step(self, trainer: Trainer, report: StepReport) -> None:
@@ -394,61 +404,9 @@ class Fitting:
             seconds_left=left,
         )
 
-    def _write_best(self, weights: dict[str, Tensor]) -> None:
-        path = self._run.folder.best
-        with _whole(path) as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in weights.items()}, temporary)
-
-    def _write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write all rows anew: what a run that was killed wrote after its last state is not twice in them."""
-        with _whole(self._run.folder.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
     def _tell(self, event: str, **values: Any) -> None:
         block = {} if self._fold is None else {"block": self._fold + 1, "held_back": self._split.sentence}
         self._run.events(event, **block, **values)
-
-
-@contextmanager
-def _room_in(folder: Path) -> Iterator[None]:
-    """Say in a sentence what to do where something of a run cannot be written.
-
-    Raises
-    ------
-    WriteError
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, ZerosegError):
-            raise
-        raise WriteError(
-            f"What the run came to could not be written to {folder} ({error}): make room there, then go on with "
-            "--resume."
-        ) from error
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to in place of another, which is replaced once all is written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def learnt_file(folder: RunFolder, fitted: Fitted) -> Path | None:
-    """Write the class head as it will lie beside the weights; None where there is none."""
-    if fitted.head is None:
-        return None
-    path = folder.path / CLASS_HEAD
-    with _room_in(folder.path):
-        save_class(fitted.head, path)
-    return path
 
 
 def _beside_base(scores: dict[str, MaskScores], base: dict[str, MaskScores]) -> dict[str, float]:

@@ -271,7 +271,7 @@ class Work:
         self, data: TrainingData, held: Sequence[Split], fitted: Fitted, turned: Sequence[Figures]
     ) -> TrainedModel:
         from napari_zeroseg.training.figures import figures_of
-        from napari_zeroseg.training.fitting import learnt_file
+        from napari_zeroseg.training.keeping import write_class
 
         split = held[0]
         masks, found = figures_of(turned or [fitted.figures])
@@ -319,7 +319,7 @@ class Work:
         ground = Ground(self.config.base, fitted.network.base_sha256)
         tensors, told = kept(fitted.network.base_tensors, fitted.changed, ground)
         extra = {path.name: path for path in self._extra_files()}
-        head = learnt_file(self.folder, fitted)
+        head = write_class(self.folder, fitted.head)
         if head is not None:
             extra[head.name] = head
         register(self.config.name, base, fitted.network.form, tensors, card, extra, fitted.network.lay_beside, told)
