@@ -124,12 +124,14 @@ def test_a_plane_that_is_readable_again_is_numbered_behind_those_that_are_done(s
 
 
 def test_a_task_that_kills_its_worker_is_given_up_with_a_sentence(bright, recipe, source, tmp_path):
-    task = bright(dies_on=3)
+    """What another worker does meanwhile, which would take longer than the test waits, is stopped."""
+    task = bright(dies_on=3, slow=2 * PATIENCE, slow_from=4, numbers_on=False)
     writer = LabelsWriter(tmp_path / "out.tif", SHAPE)
-    with connected(workers=1) as client:
-        run = Spread(client, recipe, source).run(task, range(9), 1, writer)
+    with connected(workers=2) as client:
+        run = Spread(client, recipe, source).run(task, range(5), 1, writer)
         with pytest.raises(ClusterError, match="given up because the workers that had it died"):
             list(run)
+        until(lambda: not any(client.run(lambda: worker.busy.locked()).values()))
     assert done(task.log)[3] > 1  # others have tried
 
 
@@ -160,6 +162,15 @@ def test_what_workers_do_not_see_is_told(client, recipe, source, bright, tmp_pat
     writer.discard()
     with pytest.raises(WriteError, match="write where every worker sees it"):
         list(spread.run(bright(), range(9), 1, writer))
+
+
+def test_names_are_those_of_the_folder_where_the_run_began(client, recipe, source, bright, tmp_path, monkeypatch):
+    """Workers stand in another one."""
+    monkeypatch.chdir(tmp_path)
+    task = bright()
+    with LabelsWriter("out.ome.zarr", SHAPE) as writer:
+        assert len(list(Spread(client, recipe, Path(source.name)).run(task, range(9), 1, writer))) == 9
+    np.testing.assert_array_equal(open_image(tmp_path / "out.ome.zarr").data[:], here(task, source))
 
 
 def test_the_map_of_classes_is_opened_by_the_workers(client, recipe, source, toys, tmp_path):

@@ -108,7 +108,7 @@ def labels_place(labels: Labels, image: Image, place: StackPlace) -> StackPlace:
         If it has another shape, or several scales.
     """
     if labels.multiscale:
-        raise InputError(f"'{labels.name}' has several scales and cannot be edited: choose other labels.")
+        raise InputError(f"'{labels.name}' has several scales: choose labels of one scale.")
     if data_shape(labels) != data_shape(image):
         raise InputError(
             f"'{labels.name}' has the shape {data_shape(labels)} and '{image.name}' {data_shape(image)}: choose labels "

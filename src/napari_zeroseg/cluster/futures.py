@@ -40,7 +40,7 @@ class Tasks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, ClusterError):
+        if kind is None or self._client.status != "running":  # or the scheduler is gone
             return
         from distributed import Event
 
