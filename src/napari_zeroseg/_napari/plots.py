@@ -21,6 +21,7 @@ class Line:
     Attributes
     ----------
     name : str
+        In the legend; "" has no place there.
     points : sequence of (x, y)
         In ascending order of x.
     colour : str
@@ -96,9 +97,10 @@ class LinePlot(QWidget):
         for line in self.lines:
             pen = QPen(QColor(line.colour), 1.5)
             painter.setPen(pen)
-            width = painter.fontMetrics().horizontalAdvance(line.name) + 12
-            painter.drawText(QRectF(left, 0, width, _TOP - 2), Qt.AlignmentFlag.AlignLeft, line.name)
-            left += width
+            if line.name:
+                width = painter.fontMetrics().horizontalAdvance(line.name) + 12
+                painter.drawText(QRectF(left, 0, width, _TOP - 2), Qt.AlignmentFlag.AlignLeft, line.name)
+                left += width
             if line.dashed:
                 pen.setStyle(Qt.PenStyle.DashLine)
                 painter.setPen(pen)

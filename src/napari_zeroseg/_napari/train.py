@@ -20,8 +20,9 @@ from napari_zeroseg._napari.numbers import number
 from napari_zeroseg._napari.plots import Line, LinePlot, in_two_rows
 from napari_zeroseg._napari.preview import is_preview
 from napari_zeroseg._napari.train_session import PairChoice, TrainingSession
+from napari_zeroseg._napari.train_watch import RunWatch
 from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, Picture, picture_in
-from napari_zeroseg._napari.widgets import Choice, Folded, ModelCombo, StatusLine, keep_keys_free
+from napari_zeroseg._napari.widgets import Choice, Folded, ModelCombo, Segments, StatusLine, keep_keys_free
 from napari_zeroseg._napari.zoo import shared_zoo
 from napari_zeroseg.errors import ZerosegError
 from napari_zeroseg.training import card as cards
@@ -48,7 +49,17 @@ WHAT = (
     ("blocks", "last blocks", "The encoder's last blocks, and the decoder: for a GPU, or patience"),
     ("all", "everything", "All but the prompt encoder: takes most"),
 )
-_LOSS, _SCORE, _BASE, _RATE = "#8b949e", "#38bdf8", "#faaa28", "#a371f7"
+_LOSS, _RATE = "#8b949e", "#a371f7"
+_KINDS = ("#38bdf8", "#faaa28", "#3fb950", "#f778ba", "#79c0ff", "#d29922")
+"""Colours of kinds of prompt, in turn."""
+
+_SHORT = {"centre": "click", "correction": "correction", "box": "box"}
+"""What a curve is called where there is little room."""
+
+MEASURES = (
+    ("iou", "Held-back IoU", "Mean IoU on held-back objects, by kind of prompt; of the base with dashes"),
+    ("dice", "Dice", "Mean Dice on held-back objects, by kind of prompt; of the base with dashes"),
+)
 
 
 class TrainDock(Dock):
@@ -146,7 +157,9 @@ class TrainDock(Dock):
     def _build_curves(self) -> QWidget:
         self.loss = LinePlot("Loss by step")
         self.rate = LinePlot("Learning rate by step")
-        self.score = LinePlot("IoU on held-back objects by step, and that of the base")
+        self.score = LinePlot("IoU or Dice on held-back objects by step, and that of the base")
+        self.measure = Segments(MEASURES)
+        self._measure = "iou"
         self.figures = QLabel()
         self.figures.setWordWrap(True)
         self.figures.setObjectName("zeroseg_figures")
@@ -154,7 +167,7 @@ class TrainDock(Dock):
         self.card = QTextBrowser()
         self.card.setMinimumHeight(220)
         self.card_part = Folded("Card of the result", self.card)
-        self.curves = column(self.loss, self.score, self.rate, self.figures)
+        self.curves = column(self.loss, self.measure, self.score, self.rate, self.figures)
         return column(self.curves, self.picture, self.card_part)
 
     def _style(self) -> None:
@@ -167,6 +180,7 @@ class TrainDock(Dock):
 
     def _connect(self) -> None:
         session = self.session
+        self.measure.picked.connect(self._show_measure)
         self.add.clicked.connect(lambda: self._add_pair())
         self.base.picked.connect(lambda key: session.set_choices(base=key))
         self.name.textChanged.connect(lambda text: session.set_choices(name=text))
@@ -323,12 +337,13 @@ class TrainDock(Dock):
             one.setEnabled(watch.wanted != "stop")
         self.loss.show_lines((Line("loss", tuple(watch.losses), _LOSS),), watch.steps)
         self.rate.show_lines((Line("learning rate", tuple(watch.rates), _RATE),), watch.steps)
-        name = ", ".join(part for part in ("held-back IoU", watch.held_back) if part)
-        lines = [Line(name, tuple(watch.scores), _SCORE)]
-        if watch.base is not None:
-            lines.append(Line("base", ((0, watch.base), (max(1, watch.steps), watch.base)), _BASE, dashed=True))
-        self.score.show_lines(lines, watch.steps)
+        self.measure.show_value(self._measure)
+        self.score.show_lines(_by_kind(watch, self._measure), watch.steps)
         self.figures.setText(watch.figures)
+
+    def _show_measure(self, measure: str) -> None:
+        self._measure = measure
+        self._refresh_curves()
 
     def _refresh_picture(self) -> None:
         """The sheet that was asked for last, or the held-back objects of the run."""
@@ -357,3 +372,15 @@ class TrainDock(Dock):
                 self.card_part.show()
             except ZerosegError:  # the model was removed since
                 self.card_part.hide()
+
+
+def _by_kind(watch: RunWatch, measure: str) -> list[Line]:
+    """A curve for each kind of prompt, and with dashes what the base reaches."""
+    curves, bases = watch.scores.get(measure, {}), watch.bases.get(measure, {})
+    lines, end = [], max(1, watch.steps)
+    for place, kind in enumerate(dict.fromkeys([*bases, *curves])):
+        colour = _KINDS[place % len(_KINDS)]
+        lines.append(Line(_SHORT.get(kind, kind.replace("_", " ")), tuple(curves.get(kind, ())), colour))
+        if kind in bases:
+            lines.append(Line("", ((0, bases[kind]), (end, bases[kind])), colour, dashed=True))
+    return [*lines, Line("- - base", (), _LOSS)] if bases else lines

@@ -75,10 +75,10 @@ class RunWatch:
         self.losses: list[tuple[float, float]] = []
         self.rates: list[tuple[float, float]] = []
         """(step, learning rate)."""
-        self.scores: list[tuple[float, float]] = []
-        """(step, mean IoU on held-back objects over the kinds of prompt)."""
-        self.base: float | None = None
-        """The same of the base."""
+        self.scores: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        """By measure ("iou" or "dice") and kind of prompt: (step, mean over held-back objects)."""
+        self.bases: dict[str, dict[str, float]] = {}
+        """The same means of the base."""
         self.kinds: dict[str, tuple[float, float | None, float | None]] = {}
         """IoU, that of the base and Dice, by kind of prompt."""
         self.step = self.steps = 0
@@ -193,7 +193,7 @@ class RunWatch:
         if event.get("block") != self._block and "block" in event:
             self._block, self.held_back = event["block"], event.get("held_back", f"block {event['block']}")
             self._forget(0)
-            self.kinds, self.base, self.picture = {}, None, ""
+            self.kinds, self.bases, self.picture = {}, {}, ""
         hear = getattr(self, f"_on_{event['event']}", None)
         if hear is not None:
             hear(event)
@@ -202,7 +202,10 @@ class RunWatch:
         """Forget what came after a step."""
         self.losses = [point for point in self.losses if point[0] <= step]
         self.rates = [point for point in self.rates if point[0] <= step]
-        self.scores = [point for point in self.scores if point[0] <= step]
+        self.scores = {
+            measure: {kind: [point for point in points if point[0] <= step] for kind, points in kinds.items()}
+            for measure, kinds in self.scores.items()
+        }
         self.step = step
 
     def _on_started(self, _: dict[str, Any]) -> None:
@@ -221,7 +224,9 @@ class RunWatch:
 
     def _on_baseline(self, event: dict[str, Any]) -> None:
         self.kinds = {kind: (one["iou"], one["iou"], one["dice"]) for kind, one in event["masks"].items()}
-        self.base = _mean([one["iou"] for one in event["masks"].values()])
+        self.bases = {
+            measure: {kind: one[measure] for kind, one in event["masks"].items()} for measure in ("iou", "dice")
+        }
         self.doing = "The base is scored."
 
     def _on_resumed(self, event: dict[str, Any]) -> None:
@@ -242,12 +247,12 @@ class RunWatch:
         self.kinds = {
             kind: (iou, event.get(f"base_iou_{kind}"), event.get(f"dice_{kind}")) for kind, iou in scores.items()
         }
-        based = [base for _, base, _ in self.kinds.values() if base is not None]
-        # The class has no base, so the line and the curve are of the prompts where there are any.
-        shown = [iou for iou, base, _ in self.kinds.values() if base is not None] or list(scores.values())
-        self.base = _mean(based) if based else None
-        if shown:
-            self.scores.append((event["step"], _mean(shown)))
+        for measure in ("iou", "dice"):
+            for kind in scores:
+                if (value := event.get(f"{measure}_{kind}")) is not None:
+                    self.scores.setdefault(measure, {}).setdefault(kind, []).append((event["step"], value))
+                if (base := event.get(f"base_{measure}_{kind}")) is not None:
+                    self.bases.setdefault(measure, {})[kind] = base
         self.picture = event.get("picture") or self.picture
 
     def _on_warning(self, event: dict[str, Any]) -> None:
@@ -317,10 +322,6 @@ def in_words(seconds: float) -> str:
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 def _last_line(path: Path) -> str:

@@ -414,7 +414,7 @@ def _beside_base(scores: dict[str, MaskScores], base: dict[str, MaskScores]) -> 
     row: dict[str, float] = {}
     for kind, one in scores.items():
         row |= {f"iou_{kind}": float(one.iou.mean()), f"dice_{kind}": float(one.dice.mean())}
-        row[f"base_iou_{kind}"] = float(base[kind].iou.mean())
+        row |= {f"base_iou_{kind}": float(base[kind].iou.mean()), f"base_dice_{kind}": float(base[kind].dice.mean())}
     return row
 
 
