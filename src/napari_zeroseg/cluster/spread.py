@@ -31,7 +31,7 @@ from napari_zeroseg.embeddings import default_store
 from napari_zeroseg.encode_ahead import EncodedPlane
 from napari_zeroseg.io.label_files import open_labels
 from napari_zeroseg.io.read import open_image
-from napari_zeroseg.io.write import LabelsWriter
+from napari_zeroseg.io.write import LabelsWriter, is_growing
 from napari_zeroseg.planes import planes_of
 from napari_zeroseg.propagate_file import PropagateRun
 from napari_zeroseg.stack import PlaneReport
@@ -124,7 +124,8 @@ class Spread:
             "fields": self._fields_of(job.seeds, picture.planes().plane_shape),
             "limits": None if limits is None else (float(limits[0]), float(limits[1])),
         }
-        if default_store().folder is not None and not job.out.exists():
+        is_there = job.out.exists() and not job.overwrite and not is_growing(job.out)
+        if default_store().folder is not None and not is_there:
             with bar(len(planes), 0) as progress:
                 for _ in self.embed(planes, how):
                     progress.update()
