@@ -82,7 +82,7 @@ def test_a_run_outlives_its_dock_stops_and_goes_on(open_dock, qtbot):
     assert not dock.train.isEnabled()
     assert first.process is not None
     assert first.told["pid"] != os.getpid()
-    assert set(first.bases["dice"]) == {"centre", "box", "correction"}
+    assert set(first.bases["dice"]) == {"centre", "box"}
     dock.pause.click()
     qtbot.waitUntil(lambda: first.state == "paused", timeout=PATIENCE)
     dock.viewer.window.remove_dock_widget(dock)
@@ -102,8 +102,8 @@ def test_a_run_outlives_its_dock_stops_and_goes_on(open_dock, qtbot):
     qtbot.waitUntil(lambda: "In the model list as my-mito" in text(other), timeout=5_000)
     assert [step for step, _ in watch.losses] == list(range(1, watch.steps + 1))
     assert len(other.loss.lines[0].points) == watch.steps
-    assert [line.name for line in other.score.lines if not line.dashed] == ["click", "box", "correction", "- - base"]
-    assert sum(line.dashed for line in other.score.lines) == 3
+    assert [line.name for line in other.score.lines if not line.dashed] == ["click", "box", "- - base"]
+    assert sum(line.dashed for line in other.score.lines) == 2
     drawn = other.score.lines
     other.measure.buttons["dice"].click()
     assert other.score.lines != drawn

@@ -125,7 +125,7 @@ def test_a_model_without_a_class_says_so(stack, tmp_path: Path, capsys) -> None:
 def test_the_command_line_finds_a_learnt_class(
     short: Callable[..., TrainingConfig], stack: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    train(short(what="class", epochs=40))
+    train(short(what="class", epochs=15))
     raw, truth = stack
     tifffile.imwrite(tmp_path / "in.tif", raw[3:], photometric="minisblack")
     command = ["segment", str(tmp_path / "in.tif"), "--learnt", "--model", "mine", "-o", str(tmp_path / "out.tif")]

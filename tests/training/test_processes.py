@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 import napari_zeroseg as zs
 from napari_zeroseg.errors import DeviceMemoryError, InputError, ReadError
-from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.events import Control
 from napari_zeroseg.training.folder import RunFolder, new_run
 from napari_zeroseg.training.launch import check_devices
@@ -48,8 +49,12 @@ def _both(short: Short, tmp_path: Path, **settings: Any) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["decoder+class", "lora"])
-def test_two_processes_learn_what_one_learns(short: Short, tmp_path: Path, what: str) -> None:
-    one, two = _both(short, tmp_path, what=what, epochs=1)
+def test_two_processes_learn_what_one_learns(
+    short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path, what: str
+) -> None:
+    raw, truth = stack
+    pairs = ((raw[:1], truth[:1]), TrainingPair(raw[3:], truth[3:], role="validation"))
+    one, two = _both(short, tmp_path, what=what, pairs=pairs, batch=2)
     losses, others = ([event["losses"] for event in _steps(folder)] for folder in (one, two))
     assert len(losses) == len(others) > 1
     for loss, other in zip(losses, others, strict=True):

@@ -101,4 +101,5 @@ def test_drawn_places_have_the_logits_and_gradients_of_the_whole() -> None:
         decoding.gather()
         gradients[-1] += tuple(p.grad for p in modules.mask_decoder.parameters() if p.grad is not None)
     for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.detach().abs().max()), rtol=1e-3)
+        # as a whole: of what keys' biases add to all scores alike, gradients are rounding alone
+        assert torch.linalg.vector_norm(ours - theirs) <= 1e-3 * torch.linalg.vector_norm(theirs) + 1e-4

@@ -86,7 +86,8 @@ def test_blocks_held_back_in_turn_are_shown_as_they_learn(
         told.append(event)
         watch.look()
         if event["event"] in ("baseline", "validation"):
-            shown.append((watch.held_back, len(watch.scores), watch.base is not None, bool(watch.picture)))
+            curve = watch.scores.get("iou", {}).get("centre", [])
+            shown.append((watch.held_back, len(curve), "centre" in watch.bases["iou"], bool(watch.picture)))
 
     pairs = ((stack[0][:3], stack[1][:3]),)
     trained = train(short(pairs=pairs, batch=4, gap=0, name="mine"), out=tmp_path / "run", listener=listen)

@@ -139,6 +139,7 @@ class TestFollowing:
         assert zs.propagate is propagate
 
 
+@pytest.mark.slow
 def test_objects_in_several_windows_are_one_batch(model, monkeypatch):
     raw, truth = em_like_stack(2, 1100, seed=3)
     objects = masks.of_labels(truth[0])
@@ -192,6 +193,7 @@ class TestLooksAtTheToken:
         assert all(one is token for one in seen)
 
 
+@pytest.mark.slow
 def test_models_for_whole_pictures_see_the_plane(model, store):
     raw, truth = em_like_stack(2, 1100, seed=3)
     counted = Counting(model)
@@ -311,6 +313,7 @@ class TestDamage:
         assert run.next_flag(SEED) == (3, 0, FlagReason.BROKEN, 0.0)
         assert "Skipped: plane 3." in run.words()
 
+    @pytest.mark.slow
     def test_a_missing_tile_is_bridged_for_those_that_it_hides(self, stack, model):
         """The windows of a large plane are looked at one by one, and one without anything cannot be encoded."""
         raw, truth = np.random.default_rng(0).integers(90, 160, (5, 800, 800), np.uint8), np.zeros((5, 800, 800), int)

@@ -193,7 +193,7 @@ class RunWatch:
         if event.get("block") != self._block and "block" in event:
             self._block, self.held_back = event["block"], event.get("held_back", f"block {event['block']}")
             self._forget(0)
-            self.kinds, self.bases, self.picture = {}, {}, ""
+            self.kinds, self.bases, self.scores, self.picture = {}, {}, {}, ""
         hear = getattr(self, f"_on_{event['event']}", None)
         if hear is not None:
             hear(event)
