@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qtpy.QtWidgets import QScrollArea
 from screenshots import BUILD, IMAGES, WINDOW, Tour, cut_below, grabbed, save
 from tifffile import imread
 
@@ -48,16 +49,21 @@ def trained(tour: TrainTour, minutes: float) -> None:
     session = tour.dock.session
     session.set_choices(minutes=minutes)
     tour.dock.train.click()
-    tour.wait(lambda: session.watch is not None and (len(session.watch.scores) > 2 or not session.watch.is_live), WAIT)
+
+    def is_in_the_middle() -> bool:
+        watch = session.watch
+        return watch is not None and (len(watch.scores.get("iou", {}).get("box", ())) > 2 or not watch.is_live)
+
+    tour.wait(is_in_the_middle, WAIT)
     tour.viewer.window.resize(WINDOW[0], 1000)
     save(grabbed(tour.viewer.window._qt_window), tour.out / "train_running.png")
     tour.wait(lambda: not session.watch.is_live, WAIT)
     tour.dock.card_part.heading.setChecked(True)
     tour.settle(1)
     print(tour.status, tour.dock.figures.text(), sep="\n")
-    tour.viewer.window.resize(WINDOW[0], 1180)
     tour.settle()
-    save(cut_below(grabbed(tour.dock)), tour.out / "train_done.png")
+    # not the dock itself: it is higher than the display, and would be scrolled
+    save(cut_below(grabbed(tour.dock.findChild(QScrollArea).widget())), tour.out / "train_done.png")
 
 
 def evaluated(tour: TrainTour, truth: np.ndarray, layer: Any) -> None:
