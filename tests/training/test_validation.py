@@ -98,6 +98,12 @@ def test_blocks_held_back_in_turn_are_shown_as_they_learn(
     assert [event["held_back"] for event in ends] == blocks
     for kind, entry in trained.card["masks"].items():
         assert entry["iou_after"] == pytest.approx(np.mean([event[f"iou_{kind}"] for event in ends]), abs=1e-5)
+    tables = sorted((tmp_path / "run").glob("metrics*.csv"))
+    assert [path.name for path in tables] == [f"metrics_block{number}.csv" for number in (1, 2, 3)]
+    with tables[1].open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[2]["iou_centre"]) == pytest.approx(ends[1]["iou_centre"], abs=1e-5)
     previews = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
     assert previews == [f"block{number}_step00000{step}.png" for number in (1, 2, 3) for step in (1, 2)]
     assert trained.card["curve"] == trained.card["files"] == []  # nothing of a block is the model's

@@ -258,6 +258,7 @@ class Fitting:
         with room_in(self._run.folder.path):
             picture = self._preview(model, head, trainer.done)
         if self._fold is not None:
+            self._note(row)
             self._tell("validation", best=False, picture=picture, **row)
             return
         merit = float(np.mean([value for name, value in row.items() if name.startswith("iou_")]))
@@ -265,7 +266,7 @@ class Fitting:
         with room_in(self._run.folder.path):
             if is_best:
                 write_best(self._run.folder, weights)
-            write_rows(self._run.folder, [*self._history, row])
+            write_rows(self._run.folder.metrics, [*self._history, row])
         # only now that all is written: a validation that was cut short counts as not done
         self._since_best = 0 if is_best else self._since_best + 1
         self._best = (merit, weights) if is_best else self._best
@@ -313,7 +314,7 @@ class Fitting:
         changed, head = self._parted(weights, f"end{self._fold}")
         figures = self._processes.lead(partial(self._figures, changed, head))
         if self._fold is not None:
-            self._tell_fold(trainer.done, figures)
+            self._processes.lead(partial(self._tell_fold, trainer.done, figures))
         return Fitted(self._network, changed, head, figures, self._history, trainer.done, self._seconds)
 
     def _figures(self, changed: dict[str, Tensor], head: ClassSegmenter | None) -> Figures:
@@ -339,7 +340,14 @@ class Fitting:
         row |= _beside_base(shown, figures.before)
         if figures.found:
             row["iou_class"] = pooled(figures.found).iou
+        self._note(row)
         self._tell("validation", best=False, picture="", **row)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Keep a row of a block that is held back in turn."""
+        self._history.append(row)
+        with room_in(self._run.folder.path):
+            write_rows(self._run.folder.metrics_of(self._fold), self._history)
 
     def _parted(self, weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor], ClassSegmenter | None]:
         """Weights of the network under official names, and the class segmenter.

@@ -34,8 +34,9 @@ class RunFolder:
     path : Path
         ``run.toml`` (settings), ``snapshot/`` (arrays that were no files), ``events.jsonl``, ``metrics.csv``,
         ``previews/``, ``last.pt`` (state to go on from), ``best.safetensors`` (weights that differ from the base's),
-        ``status.json``, ``control``, ``block1.json`` and so on (figures of the blocks of a small set) and, of a run on
-        several processes, ``processes.log``. ``id`` tells the run from all others wherever its folder lies.
+        ``status.json``, ``control``, of the blocks of a small set ``block1.json``, ``metrics_block1.csv`` and so on,
+        and, of a run on several processes, ``processes.log``. ``id`` tells the run from all others wherever its folder
+        lies.
     """
 
     path: Path
@@ -75,6 +76,10 @@ class RunFolder:
     def metrics(self) -> Path:
         """One line a validation."""
         return self.path / "metrics.csv"
+
+    def metrics_of(self, block: int | None) -> Path:
+        """The same, of the training for a block that is held back in turn where one is named, counted from 0."""
+        return self.metrics if block is None else self.path / f"metrics_block{block + 1}.csv"
 
     @property
     def last(self) -> Path:

@@ -40,9 +40,9 @@ def read_best(folder: RunFolder) -> dict[str, Tensor]:
         ) from error
 
 
-def write_rows(folder: RunFolder, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write all rows of figures anew: what a run that was killed wrote after its last state is not twice in them."""
-    with _whole(folder.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with _whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
