@@ -110,11 +110,15 @@ def _cpu_computes_bf16() -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a model may still take on `device`; None where the system does not say."""
+    """Bytes that a model may still take on `device`; None where the system does not say.
+
+    What torch keeps in reserve of models that are gone counts as free.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + reserve)
     if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     import psutil
 
     return int(psutil.virtual_memory().available)

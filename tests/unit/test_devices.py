@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from napari_zeroseg import load_model
+from napari_zeroseg import devices, load_model
 from napari_zeroseg.devices import is_out_of_memory
 from napari_zeroseg.errors import DeviceError, DeviceMemoryError, InputTypeError
 
@@ -36,8 +36,15 @@ def test_what_is_something_else():
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
+def test_what_torch_keeps_in_reserve_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 6000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 500)
+    assert devices.free_memory(torch.device("cuda")) == 6500
+    assert devices.free_memory(torch.device("cpu")) > 0
+
+
 def test_room_is_looked_at_before_weights_are_read(monkeypatch):
-    from napari_zeroseg import devices
 
     monkeypatch.setattr(devices, "free_memory", lambda _: 10**8)
     # its weights are not on this machine, but that is not what is said first
@@ -46,7 +53,6 @@ def test_room_is_looked_at_before_weights_are_read(monkeypatch):
 
 
 def test_the_largest_of_the_family_that_fits_is_named(monkeypatch):
-    from napari_zeroseg import devices
 
     monkeypatch.setattr(devices, "free_memory", lambda _: 2 * 10**9)
     with pytest.raises(DeviceMemoryError, match=r"use sam_vit_b, or close other programs"):
