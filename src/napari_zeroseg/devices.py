@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 
 # OpenMP reads this once, when torch loads it. Waiting threads that spin take the processor from the window and from
 # other programs; on a busy machine they slow the model itself down several times.
@@ -136,7 +137,7 @@ def peak_memory() -> int:
     return int(most if sys.platform == "darwin" else most * 1024)
 
 
-def check_room(needed: int, device: torch.device, title: str, instead: str) -> None:
+def check_room(needed: int, device: torch.device, title: str, instead: Sequence[str] = ()) -> None:
     """Raise before loading if a model will not fit.
 
     Parameters
@@ -146,8 +147,8 @@ def check_room(needed: int, device: torch.device, title: str, instead: str) -> N
     device : torch.device
     title : str
         The model's name.
-    instead : str
-        What to use in its place, such as "sam_vit_b or the CPU".
+    instead : sequence of str
+        What to use in its place, such as "sam_vit_b" and "the CPU".
 
     Raises
     ------
@@ -156,9 +157,9 @@ def check_room(needed: int, device: torch.device, title: str, instead: str) -> N
     """
     free = free_memory(device)
     if free is not None and needed > free:
+        advice = ", or ".join([*([f"use {' or '.join(instead)}"] if instead else []), "close other programs"])
         raise DeviceMemoryError(
-            f"{title} needs about {needed / 1e9:.1f} GB on {device}, {free / 1e9:.1f} GB are free: use {instead}, or "
-            "close other programs."
+            f"{title} needs about {needed / 1e9:.1f} GB on {device}, {free / 1e9:.1f} GB are free: {advice}."
         )
 
 

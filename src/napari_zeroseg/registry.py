@@ -22,6 +22,7 @@ from napari_zeroseg.errors import (
     WriteError,
     ZerosegError,
 )
+from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.segmenter import Segmenter
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights import VerifyReport, Weights, WeightsSource
@@ -31,6 +32,8 @@ from napari_zeroseg.weights.repositories import SEE_REPOSITORY, of_repository
 from napari_zeroseg.weights.sources import ADDED
 
 if TYPE_CHECKING:
+    import torch
+
     from napari_zeroseg.jobs import CancelToken
     from napari_zeroseg.weights.download import Offer
     from napari_zeroseg.weights.fetch import Patience, Progress
@@ -149,36 +152,53 @@ def load_model(
     """
     if not isinstance(key, str):
         raise InputTypeError(f"A model is named by its key, such as {DEFAULT_MODEL!r}; got {type(key).__name__}.")
-    spec = find_model(key)
-    _check_room(spec, device, precision)  # before gigabytes are read
-    return _build(spec, weight_files.weights_of(spec, weights), device, precision)
+    forms = {spec.key: spec for spec in FORMS}
+    spec = forms[key] if weights is not None and key in forms else find_model(key)
+    there = weight_files.locate(spec) if weights is None else None
+    expected = "" if there is None else there.sha256
+    _check_room(spec, expected, device, precision)  # before gigabytes are read
+    read = weight_files.weights_of(spec, weights)
+    if read.sha256 != expected:
+        _check_room(spec, read.sha256, device, precision)  # now it is known whether they need float32
+    return _build(spec, read, device, precision)
 
 
-def _check_room(spec: ModelSpec, device: str, precision: str) -> None:
-    """Raise if the device has no room for encoding a picture."""
-    from napari_zeroseg.devices import check_room, free_memory, resolve_device, resolve_precision, wants_openvino
+def _computing(spec: ModelSpec, sha256: str, device: str, precision: str) -> tuple[torch.device, torch.dtype]:
+    """The device and type that weights are computed with."""
+    from napari_zeroseg.devices import precision_name, resolve_device, resolve_precision
 
     chosen = resolve_device(device)
     dtype = resolve_precision(spec.auto_precision if precision == "auto" else precision, chosen)
+    if precision == "auto" and needs_float32(sha256, chosen.type, precision_name(dtype)):
+        dtype = resolve_precision("float32", chosen)
+    return chosen, dtype
+
+
+def _check_room(spec: ModelSpec, sha256: str, device: str, precision: str) -> None:
+    """Raise if the device has no room for encoding a picture."""
+    from napari_zeroseg.devices import check_room, free_memory, wants_openvino
+
+    chosen, dtype = _computing(spec, sha256, device, precision)
     # converting for OpenVINO goes through float32, whatever is computed in afterwards
     itemsize = 4 if wants_openvino(device) else dtype.itemsize
     room = (free_memory(chosen) or 0) * 4 // itemsize
-    fitting = [one for one in BUILT_IN if one.family == spec.family and 0 < one.memory_bytes <= room]
-    instead = max(fitting, key=lambda one: one.memory_bytes, default=MOBILE_SAM).key
-    where = "" if chosen.type == "cpu" else " or the CPU"
-    check_room(spec.memory_bytes * itemsize // 4, chosen, spec.title, f"{instead}{where}")
+    others = [one for one in BUILT_IN if one.family == spec.family]
+    if PromptKind.TEXT not in spec.accepts:
+        others.append(MOBILE_SAM)
+    fitting = [one for one in others if 0 < one.memory_bytes <= room]
+    instead = [max(fitting, key=lambda one: one.memory_bytes).key] if fitting else []
+    if chosen.type != "cpu":
+        instead.append("the CPU")
+    check_room(spec.memory_bytes * itemsize // 4, chosen, spec.title, instead)
 
 
 def _build(spec: ModelSpec, weights: Weights, device: str, precision: str) -> Segmenter:
-    from napari_zeroseg.devices import precision_name, resolve_device, resolve_precision, wants_openvino
+    from napari_zeroseg.devices import wants_openvino
 
     through_openvino = wants_openvino(device)
     if through_openvino and not spec.has_openvino:
         raise DeviceError(f"{spec.title} does not run through OpenVINO: choose cpu as device.")
-    chosen = resolve_device(device)
-    dtype = resolve_precision(spec.auto_precision if precision == "auto" else precision, chosen)
-    if precision == "auto" and needs_float32(weights.sha256, chosen.type, precision_name(dtype)):
-        dtype = resolve_precision("float32", chosen)
+    chosen, dtype = _computing(spec, weights.sha256, device, precision)
     options = {"openvino": True} if through_openvino else {}
     with _blaming_the_package(spec):
         module, _, function = spec.factory.partition(":")

@@ -18,6 +18,7 @@ from napari_zeroseg import load_model
 from napari_zeroseg._napari.engine import ModelChoice
 from napari_zeroseg._napari.keeper import ADDING
 from napari_zeroseg.jobs import shared_queue
+from napari_zeroseg.models.pa_decoder import PaMaskDecoder
 from napari_zeroseg.models.sam import SamNetwork
 from napari_zeroseg.models.tiny_vit import TinyViT
 from napari_zeroseg.registry import MOBILE_SAM
@@ -358,6 +359,16 @@ class TestAdding:
         assert "decoder alone: choose the SAM checkpoint" in dock.question.text.text()
         dock.question.no.click()
         assert not dock.question.isVisibleTo(dock)
+
+    def test_an_adapter_on_mobile_sam_has_no_published_weights_and_is_added_all_the_same(self, dock, qtbot, tmp_path):
+        network = SamNetwork(TinyViT())
+        network.load_state_dict(dict(read_weights(None, MOBILE_SAM.weights, MOBILE_SAM.title).tensors))
+        network.mask_decoder = PaMaskDecoder.grown_from(network.mask_decoder, 0)
+        torch.save(network.state_dict(), tmp_path / "adapted.pt")
+        dock.keeper.add(tmp_path / "adapted.pt")
+        until(qtbot, lambda: "works on a test picture" in dock.status.text())
+        assert dock.tree.state_of("pa_mobile_sam") == "ready"
+        assert load_model("pa_mobile_sam").spec.family == "PA-SAM"
 
     def test_half_a_model_is_refused(self, dock, qtbot, tmp_path, said):
         path = mobile_sam_file(tmp_path, lambda state: [state.pop(name) for name in list(state)[-3:]])

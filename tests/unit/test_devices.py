@@ -8,6 +8,8 @@ import torch
 from napari_zeroseg import devices, load_model
 from napari_zeroseg.devices import is_out_of_memory
 from napari_zeroseg.errors import DeviceError, DeviceMemoryError, InputTypeError
+from napari_zeroseg.registry import MOBILE_SAM
+from napari_zeroseg.weights import precisions
 
 
 def test_the_processors_own_words():
@@ -45,18 +47,41 @@ def test_what_torch_keeps_in_reserve_is_free(monkeypatch):
 
 
 def test_room_is_looked_at_before_weights_are_read(monkeypatch):
-
-    monkeypatch.setattr(devices, "free_memory", lambda _: 10**8)
+    monkeypatch.setattr(devices, "free_memory", lambda _: 7 * 10**8)
     # its weights are not on this machine, but that is not what is said first
-    with pytest.raises(DeviceMemoryError, match=r"SAM ViT-H needs about .* GB on cpu, 0.1 GB are free: use mobile_sam"):
+    with pytest.raises(DeviceMemoryError, match=r"SAM ViT-H needs about .* GB on cpu, 0.7 GB are free: use mobile_sam"):
+        load_model("sam_vit_h", device="cpu")
+
+
+def test_nothing_is_named_that_does_not_fit_either(monkeypatch):
+    monkeypatch.setattr(devices, "free_memory", lambda _: 10**8)
+    with pytest.raises(DeviceMemoryError, match=r"0.1 GB are free: close other programs\.$"):
         load_model("sam_vit_h", device="cpu")
 
 
 def test_the_largest_of_the_family_that_fits_is_named(monkeypatch):
-
     monkeypatch.setattr(devices, "free_memory", lambda _: 2 * 10**9)
     with pytest.raises(DeviceMemoryError, match=r"use sam_vit_b, or close other programs"):
         load_model("sam_vit_h", device="cpu", precision="float32")
+
+
+def test_a_model_of_words_is_not_replaced_by_one_without(monkeypatch):
+    monkeypatch.setattr(devices, "free_memory", lambda _: 10**8)
+    with pytest.raises(DeviceMemoryError, match=r"on cpu, 0\.1 GB are free: close other programs\.$"):
+        load_model("clipseg_rd16", device="cpu")
+
+
+def test_weights_that_need_float32_need_its_room(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZEROSEG_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(devices, "_native_precision", lambda _: torch.bfloat16)
+    monkeypatch.setattr(devices, "free_memory", lambda _: 4 * 10**8)
+    assert "bfloat16" in load_model("mobile_sam", device="cpu").model_key
+    precisions.keep(MOBILE_SAM.weights.sha256, "cpu", "bf16", unchanged=False)
+    with pytest.raises(DeviceMemoryError, match=r"MobileSAM needs about 0\.6 GB on cpu, 0\.4 GB are free: close other"):
+        load_model("mobile_sam", device="cpu")
+    # where the weights are given it shows when they have been read
+    with pytest.raises(DeviceMemoryError, match=r"needs about 0\.6 GB"):
+        load_model("mobile_sam", weights=MOBILE_SAM.weights.path, device="cpu")
 
 
 def test_a_device_is_a_text():

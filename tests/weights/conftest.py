@@ -158,6 +158,13 @@ def weights_file(seed: int = 0, size: int = 300_000) -> bytes:
     return save({"numbers": numbers})
 
 
+def clipseg_file(seed: int = 0) -> bytes:
+    """Return a file of 300 kB with the parameters by which the smallest CLIPSeg is told, and random numbers."""
+    shapes = {"decoder.film_mul.weight": (16, 512), "decoder.reduces.0.weight": (16, 4175)}
+    rng = np.random.default_rng(seed)
+    return save({name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()})
+
+
 @pytest.fixture
 def content() -> bytes:
     return weights_file()

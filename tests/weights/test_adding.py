@@ -20,6 +20,7 @@ from napari_zeroseg.registry import MOBILE_SAM, add_checkpoint, find_model, list
 from napari_zeroseg.weights import adding
 from napari_zeroseg.weights.cards import model_folder, read_card
 from napari_zeroseg.weights.folder import locate, weights_of
+from napari_zeroseg.weights.reading import check_whole
 
 DATA = Path(__file__).parents[1] / "data"
 SAM_B = "image_encoder.patch_embed.proj.weight"
@@ -277,6 +278,11 @@ class TestWhatIsNoWeights:
         (tmp_path / "model.safetensors.index.json").write_text("{}")
         with pytest.raises(WeightsError, match="in several parts: save them in one"):
             add_checkpoint(tmp_path)
+
+    def test_what_cannot_be_read_is_said(self, tmp_path):
+        # a folder stands for a file without permission, which root may read
+        with pytest.raises(WeightsError, match=r"x\.pt cannot be read \(Is a directory\): permit it"):
+            check_whole(tmp_path, "x.pt")
 
     def test_nothing(self, tmp_path):
         with pytest.raises(WeightsError, match="give the path of a"):

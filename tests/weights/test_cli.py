@@ -18,7 +18,7 @@ from napari_zeroseg.cli import main
 from napari_zeroseg.registry import BUILT_IN, MOBILE_SAM
 from napari_zeroseg.weights.cards import model_folder
 
-from .conftest import Answer, Site, weights_file
+from .conftest import Answer, Site, clipseg_file
 
 KEY = "clipseg_rd16"
 FOLDER = "/CIDAS/clipseg-rd16"
@@ -47,7 +47,7 @@ def mirror(site, monkeypatch) -> Site:
     """Serve a model whose hash nobody publishes; its weights are a small file."""
     for name in ("config.json", "vocab.json", "merges.txt"):
         site.put(f"{FOLDER}/{name}", b"{}")
-    site.put(f"{FOLDER}/model.safetensors", weights_file())
+    site.put(f"{FOLDER}/model.safetensors", clipseg_file())
     monkeypatch.setenv("ZEROSEG_MIRROR", site.url)
     return site
 
@@ -77,10 +77,10 @@ def test_the_licence_first(zeroseg, mirror):
 def test_download_verify_remove(zeroseg, mirror):
     done = zeroseg("download", KEY, "--accept-licence", "--json")
     path = Path(json.loads(done.out)["path"])
-    assert path.read_bytes() == weights_file()
+    assert path.read_bytes() == clipseg_file()
     assert json.loads(zeroseg("download", KEY, "--json").out)["was_ready"]
     assert "is whole: sha256" in zeroseg("verify", KEY).out
-    path.write_bytes(weights_file(seed=1))
+    path.write_bytes(clipseg_file(seed=1))
     broken = zeroseg("verify", KEY, "--json")
     assert broken.code == 1
     assert json.loads(broken.out)["ok"] is False
@@ -92,7 +92,7 @@ def test_download_verify_remove(zeroseg, mirror):
 def test_another_file_than_the_first_time(zeroseg, mirror):
     zeroseg("download", KEY, "--accept-licence")
     zeroseg("remove", KEY)
-    mirror.put(f"{FOLDER}/model.safetensors", weights_file(seed=1))
+    mirror.put(f"{FOLDER}/model.safetensors", clipseg_file(seed=1))
     refused = zeroseg("download", KEY, "--accept-licence", "--quiet")
     assert (refused.code, refused.out) == (1, "")
     (digits,) = re.findall("--accept-change ([0-9a-f]{12})`", refused.err)
@@ -120,7 +120,7 @@ def test_a_model_that_is_none(zeroseg, command):
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_gone_on(mirror, number):
-    mirror.put(f"{FOLDER}/model.safetensors", weights_file(), Answer(pace=0.2))
+    mirror.put(f"{FOLDER}/model.safetensors", clipseg_file(), Answer(pace=0.2))
     command = [sys.executable, "-m", "napari_zeroseg", "download", KEY, "--accept-licence"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     part = model_folder(KEY) / ".model.safetensors.part"
@@ -135,7 +135,7 @@ def test_stopped_and_gone_on(mirror, number):
         "zeroseg: error: Stopped. What has come is kept: the same command goes on from there."
     )
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert Path(done.stdout.partition(": ")[2].strip()).read_bytes() == weights_file()
+    assert Path(done.stdout.partition(": ")[2].strip()).read_bytes() == clipseg_file()
     assert mirror.ranges(f"{FOLDER}/model.safetensors")[-1].startswith("bytes=")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import torch
 
 from napari_zeroseg.catalogue import BUILT_IN, MOBILE_SAM
 from napari_zeroseg.errors import CancelledError, DownloadError, InputError, LicenceError, WeightsError, WriteError
@@ -23,7 +25,21 @@ from napari_zeroseg.weights import WeightsSource, locate, remove_model, verify, 
 from napari_zeroseg.weights.cards import model_folder, read_card
 from napari_zeroseg.weights.download import download_model, offer_of, one_at_a_time
 
-from .conftest import QUICK, Answer, digest, spec_of, weights_file
+from .conftest import QUICK, Answer, clipseg_file, digest, spec_of, weights_file
+
+
+def pickled(state: object) -> bytes:
+    """A file as torch.save writes it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+class Runs:
+    """What wants to run code when it is opened."""
+
+    def __reduce__(self):
+        return os.getcwd, ()
 
 
 def get(spec, **options) -> Path:
@@ -98,6 +114,18 @@ class TestSources:
             WeightsSource(f"{site.url}/none.pth"), WeightsSource(f"{site.url}/second/toy.pth", digest(content))
         )
         assert get(spec).name == "toy.pth"
+
+    def test_what_came_of_the_first_goes_when_the_second_has_come(self, site, content):
+        first = WeightsSource(f"{site.url}/first.pth", digest(b"it"), 1000)
+        site.put("/first.pth", b"0" * 1000, *[Answer(break_at=400) for _ in range(9)])
+        site.put("/second/toy.pth", content)
+        spec = spec_of(first, WeightsSource(f"{site.url}/second/toy.pth", digest(content)))
+        path = get(spec)
+        assert sorted(entry.name for entry in path.parent.iterdir()) == [".lock", "card.json", "toy.pth"]
+
+    def test_both_places_are_told(self):
+        said = offer_of(find_model("sam_vit_b")).sentence("SAM")
+        assert said.startswith("SAM: 375 MB from dl.fbaipublicfiles.com (else from huggingface.co). Licence")
 
     def test_none_works(self, site):
         spec = spec_of(WeightsSource(f"{site.url}/a.pth"), WeightsSource(f"{site.url}/b.pth"))
@@ -191,9 +219,9 @@ class TestHub:
         assert not report.ok
         assert report.sentence.startswith("vocab.json beside")
 
-    def test_another_revision_and_another_name(self, site, content):
+    def test_another_revision_and_another_name(self, site):
         site.put("/someone/toy-model/resolve/v2/vocab.json", b"{}")
-        site.put("/someone/toy-model/resolve/v2/pytorch_model.bin", content)
+        site.put("/someone/toy-model/resolve/v2/pytorch_model.bin", pickled({"numbers": torch.zeros(3)}))
         assert get(self.spec).name == "pytorch_model.bin"
 
     def test_a_repository_that_is_not_there(self, site):
@@ -295,9 +323,29 @@ class TestOthersFiles:
         other = MOBILE_SAM.weights.path.read_bytes()
         site.put(f"/{hub.repository}/resolve/main/{hub.file}", other)
         spec = replace(spec, weights=WeightsSource(f"hub:{hub.repository}/{hub.file}"), alternatives=())
-        with pytest.raises(WeightsError, match=r"What came is not SAM ViT-B's file but one of .*mobile_sam"):
+        with pytest.raises(WeightsError, match=r"What came is not the file of SAM ViT-B: it is one of .*mobile_sam"):
             get(spec)
         assert read_card("sam_vit_b") is None
+
+    def test_nor_in_a_file_of_torch(self, site, monkeypatch):
+        """The parameters decide in a pickle too."""
+        monkeypatch.setenv("ZEROSEG_MIRROR", site.url)
+        site.put("/CIDAS/clipseg-rd16/model.safetensors", b"", *[Answer(status=404)] * 3)
+        for name in ("config.json", "vocab.json", "merges.txt"):
+            site.put(f"/CIDAS/clipseg-rd16/{name}", b"{}")
+        stem = {"image_encoder.patch_embed.seq.0.c.weight": torch.zeros(32, 3, 3, 3)}
+        site.put("/CIDAS/clipseg-rd16/pytorch_model.bin", pickled(stem))
+        spec = find_model("clipseg_rd16")
+        with pytest.raises(WeightsError, match=r"not the file of CLIPSeg rd16: it is one of mobile_sam"):
+            get(spec)
+        site.put("/CIDAS/clipseg-rd16/pytorch_model.bin", pickled({"fc.weight": torch.zeros(3)}))
+        with pytest.raises(WeightsError, match=r"it holds fc\.weight and other entries unknown here"):
+            get(spec)
+        site.put("/CIDAS/clipseg-rd16/pytorch_model.bin", pickled(Runs()))
+        with pytest.raises(WeightsError, match=r"^pytorch_model\.bin .* wants to run code .* Convert it"):
+            get(spec)
+        assert read_card("clipseg_rd16") is None
+        assert not list(model_folder("clipseg_rd16").glob(".pytorch_model.bin.part*"))
 
     def test_nothing_is_removed_under_a_download(self, toy, content):
         path = get(toy)
@@ -392,6 +440,10 @@ class TestProcesses:
     """Children download a built-in model whose hash nobody publishes, from a mirror that holds a small file."""
 
     FOLDER = "/CIDAS/clipseg-rd16"
+
+    @pytest.fixture
+    def content(self):
+        return clipseg_file()
 
     @pytest.fixture
     def start(self, site, monkeypatch):

@@ -161,7 +161,7 @@ class TestPlaces:
             get("someone/nothing")
 
     def test_another_models_weights(self, hub):
-        with pytest.raises(WeightsError, match=r"What came is not SAM ViT-B .*'s file but one of mobile_sam"):
+        with pytest.raises(WeightsError, match=r"What came is not the file of SAM ViT-B .*: it is one of mobile_sam"):
             download_model("sam_vit_b", weights=NAME, licence_accepted=True, patience=QUICK)
 
     def test_another_models_repository(self):

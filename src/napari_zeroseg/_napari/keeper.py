@@ -18,7 +18,7 @@ from psygnal import Signal
 from napari_zeroseg._napari.channel import Channel, Status
 from napari_zeroseg._napari.trying import try_out
 from napari_zeroseg._napari.zoo import Entry, Errand, Zoo
-from napari_zeroseg.catalogue import ModelSpec
+from napari_zeroseg.catalogue import FORMS, ModelSpec
 from napari_zeroseg.errors import CancelledError, ChangedWeightsError, UnknownModelError, WeightsError, ZerosegError
 from napari_zeroseg.jobs import InferenceQueue, Priority
 from napari_zeroseg.registry import add_checkpoint as join_checkpoint
@@ -230,7 +230,7 @@ class Keeper:
         file = file_of(path.expanduser(), "the model").absolute()
         check_whole(file)
         weights = read_file(file)
-        specs = {k: entry.spec for k, entry in self.zoo.entries.items()}
+        specs = self._specs()
         candidates = {key} if key else whose(file, weights, specs)
         published = {source.sha256 for spec in specs.values() for source in spec.sources if source.sha256}
         layout = weights.layout
@@ -241,7 +241,7 @@ class Keeper:
         if look.exported:
             self._offer_import(look)
             return
-        known = [key for key in look.candidates if key in self.zoo.entries]
+        known = [key for key in look.candidates if key in self._specs()]
         if look.lacks_sam:
             text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
             self._ask(Question(text, "Choose it", lambda _, sam: self._join(look.path, sam), file="The SAM checkpoint"))
@@ -325,7 +325,7 @@ class Keeper:
         self._run(key, "Exporting", work, lambda file: self._say(f"{self.title(key)} is in {file}", "good"))
 
     def _add(self, path: Path, key: str | None, name: str | None) -> None:
-        specs = {k: entry.spec for k, entry in self.zoo.entries.items()}
+        specs = self._specs()
 
         def work(errand: Errand) -> str:
             from napari_zeroseg.weights.adding import add_checkpoint
@@ -369,10 +369,16 @@ class Keeper:
 
     # Talking to the user
 
+    def _specs(self) -> dict[str, ModelSpec]:
+        """All models that a file can be of, by key: those in the list, and networks without published weights."""
+        forms = {spec.key: spec for spec in FORMS}
+        return forms | {key: entry.spec for key, entry in self.zoo.entries.items()}
+
     def _spec(self, key: str) -> ModelSpec:
-        if key not in self.zoo.entries:
+        specs = self._specs()
+        if key not in specs:
             raise UnknownModelError(f"There is no model {key!r} any more: choose one of the list.")
-        return self.zoo.entries[key].spec
+        return specs[key]
 
     def title(self, key: str) -> str:
         """Name for people; of what is not in the list, or not yet, the key."""

@@ -49,7 +49,9 @@ class Offer(NamedTuple):
     def sentence(self, title: str) -> str:
         """Return size, place and licence in words."""
         size = self.size if self.size != "?" else "a file of unknown size"
-        return f"{title}: {size} from {self.hosts[0]}. Licence of the weights: {self.licence}. {self.note}".strip()
+        first, *others = dict.fromkeys(self.hosts)
+        hosts = f"{first} (else from {', '.join(others)})" if others else first
+        return f"{title}: {size} from {hosts}. Licence of the weights: {self.licence}. {self.note}".strip()
 
 
 def offer_of(spec: ModelSpec) -> Offer:
@@ -206,12 +208,13 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
             _check_whose(spec, part, source.name)
         _compare_with_first(spec, card, watch.accepted)
     except WeightsError:
-        part.unlink(missing_ok=True)
-        note_of(part).unlink(missing_ok=True)
+        _drop(part)
         raise
     # The card goes first: were this process killed in between, the hash would still be remembered.
     card.write()
     _settle(part, card.path)
+    for other in spec.sources:  # what came of a place that was tried before this one
+        _drop(_part(folder, other.name))
     _log.debug("%s is ready: %s", spec.title, card.path)
     return card.path
 
@@ -225,6 +228,12 @@ def _settle(part: Path, target: Path) -> None:
     note_of(part).unlink(missing_ok=True)
 
 
+def _drop(part: Path) -> None:
+    """Remove what came of a file, and the note beside it."""
+    part.unlink(missing_ok=True)
+    note_of(part).unlink(missing_ok=True)
+
+
 def _check_companion(part: Path, name: str) -> None:
     """Raise if a configuration or vocabulary is none: what comes instead of it is mostly a web page."""
     try:
@@ -234,8 +243,7 @@ def _check_companion(part: Path, name: str) -> None:
         if text.lstrip()[:1] in ("", "<"):
             raise ValueError("it is a web page, or empty")
     except ValueError as error:
-        part.unlink()
-        note_of(part).unlink(missing_ok=True)
+        _drop(part)
         raise WeightsError(
             f"{name} is not what belongs to the model ({error}): the address may want a login. Download it again, or "
             "get the folder with a browser and add it."
@@ -245,14 +253,18 @@ def _check_companion(part: Path, name: str) -> None:
 def _check_whose(spec: ModelSpec, part: Path, name: str) -> None:
     """Refuse another model's file before it is remembered as the right one; only where no hash tells."""
     shapes = shapes_of(part, name)
-    layout = detect_layout(shapes) if shapes else None
+    layout = detect_layout(shapes)
     wanted = spec.base or spec.key
-    if layout is not None and wanted in known_models() and wanted not in layout.candidates:
-        belong = " or ".join(sorted(layout.candidates)) or "none of the models here"
-        raise WeightsError(
-            f"What came is not {spec.title}'s file but one of {layout} ({belong}), so it was not kept: tell who runs "
-            "the mirror, or get the file elsewhere and add it."
-        )
+    if wanted not in known_models() or (layout is not None and wanted in layout.candidates):
+        return
+    if layout is None:
+        said = f"it holds {', '.join(list(shapes)[:3])} and other entries unknown here"
+    else:
+        said = f"it is one of {layout} ({' or '.join(sorted(layout.candidates)) or 'none of the models here'})"
+    raise WeightsError(
+        f"What came is not the file of {spec.title}: {said}, so it was not kept. Tell who runs the mirror or the "
+        "repository, or get the file elsewhere and add it."
+    )
 
 
 def _fetch(wanted: Wanted, part: Path, watch: _Watch) -> Fetched:

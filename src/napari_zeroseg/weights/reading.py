@@ -157,8 +157,11 @@ def check_whole(path: Path, name: str = "") -> None:
         If it is empty, a web page, cut off, or an archive of something else.
     """
     name = name or path.name
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise WeightsError(f"{name} cannot be read ({error.strerror}): permit it, or give a copy of it.") from error
     if not start:
         raise WeightsError(f"{name} is empty: get it again.")
     if start.lstrip()[:1] == b"<":
@@ -173,9 +176,15 @@ def check_whole(path: Path, name: str = "") -> None:
 
 
 def shapes_of(path: Path, name: str) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a safetensors file, without torch; of other files nothing."""
+    """Return the shape of each tensor in a file that is called `name`; its numbers are not read.
+
+    Raises
+    ------
+    WeightsError
+        If it is damaged, unsafe or holds something else.
+    """
     if not name.endswith(".safetensors"):
-        return {}
+        return {key: tuple(tensor.shape) for key, tensor in _read_pickle(path, name, numbers=False).items()}
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
@@ -228,26 +237,28 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
         raise WeightsError(f"{path.name} is damaged or not a safetensors file ({error}): get it again.") from error
 
 
-def _read_pickle(path: Path) -> Mapping[str, Tensor]:
+def _read_pickle(path: Path, name: str = "", numbers: bool = True) -> Mapping[str, Tensor]:
+    """Read a file of torch; `name` is for messages, and without `numbers` the tensors have shapes only."""
     import torch
 
+    name = name or path.name
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        held = torch.load(path, map_location="cpu" if numbers else "meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        check_whole(path)
+        check_whole(path, name)
         raise WeightsError(
-            f"{path.name} is not a plain file of weights: it is damaged, or it wants to run code when it is opened, "
+            f"{name} is not a plain file of weights: it is damaged, or it wants to run code when it is opened, "
             "which is refused. Convert it where you trust it: load it with torch, then save its tensors with "
             "safetensors.torch.save_file."
         ) from error
     except Exception as error:  # on a damaged file torch's reader fails in any way, by IndexError or AssertionError too
-        check_whole(path)
-        raise WeightsError(f"{path.name} is damaged or not a torch file: get it again.") from error
+        check_whole(path, name)
+        raise WeightsError(f"{name} is damaged or not a torch file: get it again.") from error
     for inner in ("model", "state_dict"):
         if isinstance(held, Mapping) and isinstance(held.get(inner), Mapping):
             held = held[inner]
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, torch.Tensor) for value in held.values()):
-        raise WeightsError(f"{path.name} holds no table of tensors: give a checkpoint, such as mobile_sam.pt.")
+        raise WeightsError(f"{name} holds no table of tensors: give a checkpoint, such as mobile_sam.pt.")
     return _without_wrapper(held)
 
 
