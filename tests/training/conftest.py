@@ -21,6 +21,21 @@ from napari_zeroseg.training.run import StoppedError, train
 Stack = tuple[np.ndarray, np.ndarray]
 StopAfter = Callable[[int, TrainingConfig, Path], RunFolder]
 
+CARD = {
+    "name": "mine",
+    "date": "2026-01-01T00:00:00+00:00",
+    "version": "0",
+    "verdict": "Fine.",
+    "base": {"key": "mobile_sam", "title": "MobileSAM", "sha256": "0", "licence": "Apache-2.0"},
+    "data": {"pairs": [], "planes": 1, "objects": 12, "fingerprint": "f"},
+    "split": {"held_back": "a plane", "train_objects": 8, "report_objects": 4, "note": ""},
+    "settings": {"what": "decoder"},
+    "steps": 3,
+    "seconds": 1.0,
+    "device": "cpu",
+}
+"""What a run says of the model that it makes."""
+
 
 @pytest.fixture(scope="session")
 def stack() -> Stack:

@@ -21,7 +21,7 @@ from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.result import register
 from napari_zeroseg.weights.cards import CLASS_HEAD
 
-from .test_result import CARD
+from .conftest import CARD
 
 SIDE = 512
 

@@ -21,19 +21,9 @@ from napari_zeroseg.training.result import register
 from napari_zeroseg.weights.cards import CLASS_HEAD, model_folder
 from napari_zeroseg.weights.resting import Ground, ground_of, joined, kept
 
-CARD = {
-    "name": "mine",
-    "date": "2026-01-01T00:00:00+00:00",
-    "version": "0",
-    "verdict": "Fine.",
-    "base": {"key": "mobile_sam", "title": "MobileSAM", "sha256": "0", "licence": "Apache-2.0"},
-    "data": {"pairs": [], "planes": 1, "objects": 12, "fingerprint": "f"},
-    "split": {"held_back": "a plane", "train_objects": 8, "report_objects": 4, "note": ""},
-    "settings": {"what": "lora"},
-    "steps": 3,
-    "seconds": 1.0,
-    "device": "cpu",
-}
+from .conftest import CARD
+
+LORA_CARD = CARD | {"settings": {"what": "lora"}}
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128), np.uint8)
 
 Learnt = tuple[Network, dict[str, torch.Tensor]]
@@ -51,7 +41,7 @@ def make() -> Make:
         moved = {key: value + 0.02 * torch.randn(value.shape, generator=generator) for key, value in values.items()}
         changed = network.changed(moved)
         tensors, head = kept(network.base_tensors, changed, Ground(base, network.base_sha256))
-        register(name, network.model.spec, network.form, tensors, CARD, {}, head=head)
+        register(name, network.model.spec, network.form, tensors, LORA_CARD, {}, head=head)
         return network, changed
 
     return make
@@ -81,7 +71,7 @@ def test_the_file_is_small_and_the_model_that_of_merged_weights_to_the_bit(make:
     assert names == set(changed)
     assert {name.rpartition(".")[2] for name in names if name.startswith("image_encoder.")} == {"lora_down", "lora_up"}
     # merged results, as they were kept before, load as ever
-    register("whole", network.model.spec, network.form, joined(network.base_tensors, changed), CARD, {})
+    register("whole", network.model.spec, network.form, joined(network.base_tensors, changed), LORA_CARD, {})
     assert ground_of(_weights("whole")) is None
     assert _weights("mine").stat().st_size < 0.6 * _weights("whole").stat().st_size
     expected = _image(_load("whole"))
@@ -197,7 +187,7 @@ def test_a_class_keeps_the_matrices_of_its_own_encoder(make: Make, tmp_path: Pat
     save_class(segmenter, tmp_path / CLASS_HEAD)
     assert (tmp_path / CLASS_HEAD).stat().st_size < 3_000_000
     files = {CLASS_HEAD: tmp_path / CLASS_HEAD}
-    register("mine", network.model.spec, network.form, network.base_tensors, CARD, files)
+    register("mine", network.model.spec, network.form, network.base_tensors, LORA_CARD, files)
     own = class_segmenter_of(_load("mine")).encoder  # type: ignore[arg-type]
     assert own is not None
     assert segmenter.encoder is not None

@@ -20,19 +20,7 @@ from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.result import register
 from napari_zeroseg.weights.cards import CLASS_HEAD, model_folder, read_card
 
-CARD = {
-    "name": "mine",
-    "date": "2026-01-01T00:00:00+00:00",
-    "version": "0",
-    "verdict": "Fine.",
-    "base": {"key": "mobile_sam", "title": "MobileSAM", "sha256": "0", "licence": "Apache-2.0"},
-    "data": {"pairs": [], "planes": 1, "objects": 12, "fingerprint": "f"},
-    "split": {"held_back": "a plane", "train_objects": 8, "report_objects": 4, "note": ""},
-    "settings": {"what": "decoder"},
-    "steps": 3,
-    "seconds": 1.0,
-    "device": "cpu",
-}
+from .conftest import CARD
 
 
 @pytest.fixture
