@@ -21,6 +21,7 @@ from napari_zeroseg.phantom import em_like_stack
 from napari_zeroseg.registry import add_checkpoint, load_model, remove_model
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.run import train
+from napari_zeroseg.training.workbench import Workbench
 
 PLANES, SIZE, SHOWN = 3, 256, 1
 PATIENCE = 240_000
@@ -477,7 +478,8 @@ def test_a_word_cannot_be_taught_without_labels(bench):
 
 
 @pytest.mark.slow
-def test_what_the_model_has_learnt_is_proposed_without_any_example(bench, phantom):
+def test_what_the_model_has_learnt_is_proposed_without_any_example(bench, phantom, monkeypatch):
+    monkeypatch.setattr(Workbench, "step_seconds", lambda _: 1.0)
     raw, truth = phantom
     like = bench.dock.finding.like
 
@@ -486,7 +488,7 @@ def test_what_the_model_has_learnt_is_proposed_without_any_example(bench, phanto
 
     assert not is_offered()
     pairs = (TrainingPair(raw[:2], truth[:2]), TrainingPair(raw[2:], truth[2:], role="validation"))
-    train(TrainingConfig("mine", pairs, what="class", epochs=40, variants=1, min_pixels=30, device="cpu"))
+    train(TrainingConfig("mine", pairs, what="class", epochs=20, variants=1, min_pixels=30, device="cpu"))
     bench.viewer.layers.remove("own")  # no example, and no labels: these are made
     bench.session.zoo.refresh()
     bench.until(lambda: "mine" in bench.session.zoo.entries)

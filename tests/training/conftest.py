@@ -17,6 +17,7 @@ from napari_zeroseg.training.events import Control
 from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.loop import read_state
 from napari_zeroseg.training.run import StoppedError, train
+from napari_zeroseg.training.workbench import Workbench
 
 Stack = tuple[np.ndarray, np.ndarray]
 StopAfter = Callable[[int, TrainingConfig, Path], RunFolder]
@@ -71,6 +72,12 @@ def kept_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     folder = tmp_path_factory.getbasetemp() / "training-cache"
     monkeypatch.setenv("ZEROSEG_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def no_dry_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process do not try out how long a step takes, where that is not what a test is about."""
+    monkeypatch.setattr(Workbench, "step_seconds", lambda _: 1.0)
 
 
 @pytest.fixture(scope="session")

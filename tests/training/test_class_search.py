@@ -21,7 +21,7 @@ from napari_zeroseg.training.classes import ClassHead, ClassMap, ClassSegmenter
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.run import train
 
-pytestmark = pytest.mark.usefixtures("kept_cache")
+pytestmark = pytest.mark.usefixtures("kept_cache", "no_dry_steps")
 
 OPTIONS = SimilarOptions(least_certainty=0.2)
 

@@ -21,9 +21,8 @@ from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.run import train
 from napari_zeroseg.training.tasks import variant_of
-from napari_zeroseg.training.workbench import Workbench
 
-pytestmark = pytest.mark.usefixtures("kept_cache")
+pytestmark = pytest.mark.usefixtures("kept_cache", "no_dry_steps")
 
 Short = Callable[..., TrainingConfig]
 StopAfter = Callable[[int, TrainingConfig, Path], RunFolder]
@@ -118,8 +117,9 @@ def test_a_part_of_the_encoder_learns_for_the_class_alone(
 ) -> None:
     """Two steps of a window each; clicks stay the base's to the bit, here and in a file."""
     monkeypatch.setattr(tasks, "CLASS_BATCH", 1)
-    monkeypatch.setattr(Workbench, "step_seconds", lambda _: 1.0)
-    trained = train(short(what=what, epochs=None, minutes=0.05, learning_rate=2e-3))
+    trained = train(
+        short(what=what, epochs=None, minutes=0.05, learning_rate=2e-3)
+    )  # of steps that are said to take a second
     assert trained.card["steps"] == 2
     base, model = (zs.load_model(key, device="cpu", precision="float32") for key in ("mobile_sam", "mine"))
     plane = stack[0][4]

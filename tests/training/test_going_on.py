@@ -29,7 +29,7 @@ from napari_zeroseg.training.folder import RunFolder, new_run, open_run
 from napari_zeroseg.training.loop import read_state, save_state
 from napari_zeroseg.training.run import StoppedError, train
 
-pytestmark = pytest.mark.usefixtures("kept_cache")
+pytestmark = pytest.mark.usefixtures("kept_cache", "no_dry_steps")
 
 Short = Callable[..., TrainingConfig]
 StopAfter = Callable[[int, TrainingConfig, Path], RunFolder]

@@ -144,7 +144,7 @@ def test_things_are_taken_evenly() -> None:
     assert evenly(range(100), 4) == [12, 37, 62, 87]
 
 
-@pytest.mark.usefixtures("kept_cache")
+@pytest.mark.usefixtures("kept_cache", "no_dry_steps")
 @pytest.mark.parametrize("what", ["class", pytest.param("decoder+class", marks=pytest.mark.slow)])
 def test_a_run_shows_the_class_on_held_back_planes(short: Short, stack: Stack, what: str) -> None:
     told: list[dict[str, object]] = []

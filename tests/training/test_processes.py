@@ -27,7 +27,7 @@ from napari_zeroseg.training.loop import read_state
 from napari_zeroseg.training.processes import ALONE, error_of
 from napari_zeroseg.training.run import StoppedError, train
 
-pytestmark = [pytest.mark.usefixtures("kept_cache"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("kept_cache", "no_dry_steps"), pytest.mark.timeout(900)]
 
 Short = Callable[..., TrainingConfig]
 

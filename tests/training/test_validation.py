@@ -23,7 +23,7 @@ from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.run import train
 from napari_zeroseg.training.validation import MaskJudge, kinds_to_score, score_masks
 
-pytestmark = pytest.mark.usefixtures("kept_cache")
+pytestmark = pytest.mark.usefixtures("kept_cache", "no_dry_steps")
 
 Short = Callable[..., TrainingConfig]
 
