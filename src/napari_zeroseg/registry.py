@@ -158,8 +158,9 @@ def load_model(
     expected = "" if there is None else there.sha256
     _check_room(spec, expected, device, precision)  # before gigabytes are read
     read = weight_files.weights_of(spec, weights)
-    if read.sha256 != expected:
-        _check_room(spec, read.sha256, device, precision)  # now it is known whether they need float32
+    before, now = (_computing(spec, sha256, device, precision)[1] for sha256 in (expected, read.sha256))
+    if now != before:  # now that they are read it is known that they need float32
+        _check_room(spec, read.sha256, device, precision, counted=before.itemsize)
     return _build(spec, read, device, precision)
 
 
@@ -174,22 +175,23 @@ def _computing(spec: ModelSpec, sha256: str, device: str, precision: str) -> tup
     return chosen, dtype
 
 
-def _check_room(spec: ModelSpec, sha256: str, device: str, precision: str) -> None:
-    """Raise if the device has no room for encoding a picture."""
+def _check_room(spec: ModelSpec, sha256: str, device: str, precision: str, counted: int = 0) -> None:
+    """Raise if the device has no room for encoding a picture, beside what was asked for numbers of `counted` bytes."""
     from napari_zeroseg.devices import check_room, free_memory, wants_openvino
 
     chosen, dtype = _computing(spec, sha256, device, precision)
     # converting for OpenVINO goes through float32, whatever is computed in afterwards
     itemsize = 4 if wants_openvino(device) else dtype.itemsize
     room = (free_memory(chosen) or 0) * 4 // itemsize
-    others = [one for one in BUILT_IN if one.family == spec.family]
-    if PromptKind.TEXT not in spec.accepts:
-        others.append(MOBILE_SAM)
-    fitting = [one for one in others if 0 < one.memory_bytes <= room]
+    family = [one for one in BUILT_IN if one.family == spec.family]
+    others = [] if PromptKind.TEXT in spec.accepts else [MOBILE_SAM]
+    fitting = next(
+        (found for group in (family, others) if (found := [one for one in group if 0 < one.memory_bytes <= room])), []
+    )
     instead = [max(fitting, key=lambda one: one.memory_bytes).key] if fitting else []
     if chosen.type != "cpu":
         instead.append("the CPU")
-    check_room(spec.memory_bytes * itemsize // 4, chosen, spec.title, instead)
+    check_room(spec.memory_bytes * (itemsize - counted) // 4, chosen, spec.title, instead)
 
 
 def _build(spec: ModelSpec, weights: Weights, device: str, precision: str) -> Segmenter:

@@ -47,6 +47,8 @@ def test_paths_are_meant_from_the_folder_of_the_file(tmp_path: Path) -> None:
         ({"validation": 0.9}, "validation"),
         ({"labels_are": "things"}, "labels_are"),
         ({"batch": "many"}, "batch"),
+        ({"epochs": 1.5}, "'epochs' is a whole number"),
+        ({"seed": -1}, "'seed' is a number of at least 0"),
         ({"pairs": ()}, "nothing to learn"),
         ({"words": ["lung"]}, "a table of phrases"),
         ({"words": {" ": (1,)}}, "such as 'lung=1"),
@@ -66,6 +68,8 @@ def test_a_wrong_setting_is_named(change: dict[str, object], word: str) -> None:
         ("pairs = []", InputError, "name"),
         ('name = "a"\n[[pairs]]\nimage = "x"', InputError, "labels"),
         ('name = "a"\nprompts = 3\n[[pairs]]\nimage = "x"\nlabels = "y"', InputError, "wrong kind"),
+        ('name = "a"\nbox_margin = [0.1]\npairs = []', InputError, "wrong kind"),
+        ('name = "a"\nclasses = ["lung"]\npairs = []', InputError, "wrong kind"),
         ("name = ", ReadError, "TOML"),
     ],
 )

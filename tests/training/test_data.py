@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_zeroseg.errors import InputError, ReadError, ZerosegError
 from napari_zeroseg.planes import planes_of
@@ -166,6 +167,24 @@ def test_held_back_planes_without_an_object_are_held_back_too() -> None:
     data = TrainingData(config)
     turns = folds(data, config, split_for(data, config))
     assert sorted(plane for turn in turns for plane in turn.report_planes) == list(range(8))
+
+
+def test_planes_of_one_file_are_kept_apart_whichever_pair_they_are_in(tmp_path: Path) -> None:
+    """The same stack to learn from and to validate on."""
+    labels = squares(12, 12)
+    tifffile.imwrite(tmp_path / "raw.tif", noise(12, 64, 64), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack")
+    files = (tmp_path / "raw.tif", tmp_path / "labels.tif")
+    pairs = (TrainingPair(*files, "0:12"), TrainingPair(*files, "9:12", role="validation"))
+    config = TrainingConfig("a", pairs, min_pixels=10, gap=1)
+    data = TrainingData(config)
+    split = split_for(data, config)
+    assert {data.planes[plane].index for plane in split.train_planes} == set(range(8))
+    assert {data.planes[plane].pair for plane in split.train_planes} == {0}
+    assert "3 planes that were named for it, 4 of the same stack left out" in split.sentence
+    config = TrainingConfig("a", (TrainingPair(*files, "9:12"), pairs[1]), min_pixels=10)
+    with pytest.raises(InputError, match="no object is left to learn from"):
+        split_for(TrainingData(config), config)
 
 
 def test_a_single_plane_is_parted_by_a_strip() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from safetensors import SafetensorError
 
@@ -144,6 +145,23 @@ def test_a_run_that_stopped_early_does_not_go_on_to_learn(
     save_state(folder.last, state)
     train(folder.path, resume=True)
     assert [event["step"] for event in folder.read_events() if event["event"] == "step"] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_run_whose_labels_are_others_now_does_not_go_on(
+    stack: tuple[np.ndarray, np.ndarray], short: Short, tmp_path: Path, stop_after: StopAfter
+) -> None:
+    raw, truth = stack
+    for name, planes in (("raw", raw), ("truth", truth)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", planes, photometric="minisblack")
+    files = (tmp_path / "raw.tif", tmp_path / "truth.tif")
+    pairs = (TrainingPair(*files, "0:3"), TrainingPair(*files, "4", role="validation"))
+    folder = stop_after(1, short(pairs=pairs, prompts={"box": 1}), tmp_path / "run")
+    tifffile.imwrite(files[1], np.where(truth == 1, 0, truth), photometric="minisblack")
+    with pytest.raises(InputError, match="are not those that it was stopped with"):
+        train(folder.path, resume=True)
+    tifffile.imwrite(files[1], truth, photometric="minisblack")
+    assert train(folder.path, resume=True).key == "mine"
 
 
 @pytest.mark.slow

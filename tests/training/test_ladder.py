@@ -88,4 +88,7 @@ def test_what_fits_is_the_same_whether_windows_were_encoded_before(
     first, again = (estimate(short(variants=2, seed=5)) for _ in range(2))
     assert first.seconds_per_step < 3 * again.seconds_per_step + 0.5
     assert first.trainings == 1
+    assert first.seconds_encoding > 0
+    with_new_windows = estimate(short(variants=8, seed=5))
+    assert with_new_windows.seconds_encoding > 0.2  # what was measured before does not stand for the rest
     assert estimate(short(pairs=(stack,))).trainings == 5

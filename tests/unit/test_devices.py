@@ -79,9 +79,18 @@ def test_weights_that_need_float32_need_its_room(monkeypatch, tmp_path):
     precisions.keep(MOBILE_SAM.weights.sha256, "cpu", "bf16", unchanged=False)
     with pytest.raises(DeviceMemoryError, match=r"MobileSAM needs about 0\.6 GB on cpu, 0\.4 GB are free: close other"):
         load_model("mobile_sam", device="cpu")
-    # where the weights are given it shows when they have been read
-    with pytest.raises(DeviceMemoryError, match=r"needs about 0\.6 GB"):
+    # where the weights are given it shows when they have been read, and only what is more is asked for then
+    assert "float32" in load_model("mobile_sam", weights=MOBILE_SAM.weights.path, device="cpu").model_key
+    room = iter([4 * 10**8, 4 * 10**8])  # looked at twice before
+    monkeypatch.setattr(devices, "free_memory", lambda _: next(room, 2 * 10**8))
+    with pytest.raises(DeviceMemoryError, match=r"needs about 0\.3 GB on cpu, 0\.2 GB are free"):
         load_model("mobile_sam", weights=MOBILE_SAM.weights.path, device="cpu")
+
+
+def test_medsam_gives_way_to_its_own_small_model(monkeypatch):
+    monkeypatch.setattr(devices, "free_memory", lambda _: 7 * 10**8)
+    with pytest.raises(DeviceMemoryError, match=r"MedSAM needs about 1\.6 GB .*: use lite_medsam, or close"):
+        load_model("medsam_vit_b", device="cpu", precision="float32")
 
 
 def test_a_device_is_a_text():

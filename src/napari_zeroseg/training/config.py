@@ -7,10 +7,11 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from napari_zeroseg.errors import InputError, ReadError
+from napari_zeroseg.errors import InputError, ReadError, ZerosegError
 
 VERSION = 1
 """Of the table's form; a run of another one is refused with a sentence."""
@@ -267,7 +268,9 @@ class TrainingConfig:
         try:
             values["pairs"] = tuple(_pair(entry, folder) for entry in values["pairs"])
             return cls(**values)
-        except (TypeError, AttributeError) as error:
+        except ZerosegError:
+            raise
+        except (TypeError, AttributeError, ValueError, IndexError) as error:
             raise InputError(f"A setting of the training run has a value of the wrong kind: {error}.") from error
 
     def table(self) -> dict[str, Any]:
@@ -430,6 +433,7 @@ def _check_numbers(config: TrainingConfig) -> None:
         ),
         **dict.fromkeys(("gap", "patience", "weight_decay", "warm_up", "ema", "checkpoint_seconds"), 0),
     }
+    at_least["seed"] = 0
     if config.epochs is not None:
         at_least["epochs"] = 1
     for name, least in at_least.items():
@@ -443,7 +447,9 @@ def _check_numbers(config: TrainingConfig) -> None:
             raise InputError(f"The setting {name!r} is a positive number, not {value!r}.")
     if not 0 < config.validation <= 0.5:
         raise InputError(f"The part held back for validation is above 0 and at most 0.5, not {config.validation!r}.")
-    if not isinstance(config.processes, int):
-        raise InputError(f"The setting 'processes' is a whole number, not {config.processes!r}.")
+    for name in ("epochs", "batch", "blocks", "lora_rank", "variants", "seed", "processes"):
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, Integral):
+            raise InputError(f"The setting {name!r} is a whole number, not {value!r}.")
     if not config.ema < 1 or not config.warm_up < 1:
         raise InputError("The settings 'ema' and 'warm_up' are below 1.")

@@ -38,11 +38,12 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class LabelledPlane:
-    """Where one plane is: which pair, which plane of it, and its (H, W)."""
+    """Where one plane is: which pair, which plane of it, its (H, W), and the file that it is from ("" for arrays)."""
 
     pair: int
     index: int
     shape: tuple[int, int]
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class TrainingData:
         self._pictures: list[Planes] = []
         self._labels: list[Planes] = []
         self._limits: list[tuple[float, float] | None] = []
+        self._fingerprint = ""
         self._held: OrderedDict[int, tuple[NDArray[np.uint8], NDArray[np.int32]]] = OrderedDict()
         self.planes: list[LabelledPlane] = []
         for number, pair in enumerate(config.pairs):
@@ -117,7 +119,12 @@ class TrainingData:
         return self._config.pairs[self.planes[plane].pair].role
 
     def fingerprint(self) -> str:
-        """Hash of all pixels and labels that the run can see."""
+        """Hash of all pixels and labels that the run can see; made once."""
+        if not self._fingerprint:
+            self._fingerprint = self._hashed()
+        return self._fingerprint
+
+    def _hashed(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for plane in range(len(self.planes)):
             picture, objects = self.read(plane)
@@ -138,7 +145,7 @@ class TrainingData:
             values = self._values(number, index)
             if not pair.planes and not self._wanted(values).any():
                 continue  # a plane that nobody has labelled says nothing, unless it was named
-            self.planes.append(LabelledPlane(number, index, picture.plane_shape))
+            self.planes.append(LabelledPlane(number, index, picture.plane_shape, _file_of(pair)))
 
     def _values(self, pair: int, index: int) -> NDArray[Any]:
         """One plane of labels as whole numbers."""
@@ -292,3 +299,8 @@ def _by(shape: Sequence[int]) -> str:
 def _a_fraction(values: NDArray[Any]) -> str:
     odd = values[~np.isfinite(values) | (values != np.rint(values))]
     return f"{float(odd.flat[0]):g}"
+
+
+def _file_of(pair: TrainingPair) -> str:
+    """The file or folder that a pair's pictures are in, or ""."""
+    return str(Path(pair.image).expanduser().resolve()) if isinstance(pair.image, (str, Path)) else ""

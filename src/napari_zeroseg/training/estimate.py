@@ -98,10 +98,16 @@ def estimate(config: TrainingConfig) -> Estimate:
         config = replace(config, minutes=config.minutes / trainings)
     bench = Workbench(config, data, split)
     ahead = bench.patches_ahead()
-    start = time.perf_counter()
-    for patch in ahead[:2]:
-        bench.encode(patch)
-    encoding = (time.perf_counter() - start) / 2 * len(ahead)
+    encoding = 0.0
+    missing = [patch for patch in ahead if not bench.is_encoded(patch)]
+    timed = missing[1:3] or missing
+    for patch in missing[: len(missing) - len(timed)][:1]:
+        bench.encode(patch)  # warms up
+    if timed:
+        start = time.perf_counter()
+        for patch in timed:
+            bench.encode(patch)
+        encoding = (time.perf_counter() - start) / len(timed) * len(missing)
     per_step = bench.step_seconds()
     steps, epoch = bench.steps(per_step), bench.steps_per_epoch
     return Estimate(bench.memory_bytes(), free, steps, epoch, encoding, per_step, trainings)

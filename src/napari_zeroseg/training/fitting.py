@@ -45,7 +45,7 @@ VALIDATIONS = 10
 _OF_A_BLOCK = 3
 """The same of each block that is held back in turn, where nothing is chosen by it."""
 
-_FORM = 2
+_FORM = 3
 """Of the state to go on from: raised when the same state would be trained or judged in another way."""
 
 _FEWEST_BETWEEN = 10
@@ -147,7 +147,17 @@ class Fitting:
                 f"{last.parent} was left by another version of napari-zeroseg, which trained in another way: finish it "
                 f"with that version, or start anew from {self._run.folder.config.name} there."
             )
+        if state["made_of"] != self._made_of():
+            raise InputError(
+                f"The pictures, the labels or the base of the run in {last.parent} are not those that it was stopped "
+                "with, and what is held back may be another part: put them back, or start anew."
+            )
         return state
+
+    def _made_of(self) -> dict[str, Any]:
+        """What must be the same when the run goes on."""
+        split = [list(part) for part in (self._split.train, self._split.choose, self._split.report)]
+        return {"data": self._data.fingerprint(), "base": self._network.base_sha256, "split": split}
 
     def _planned(self) -> int:
         per_step = self._bench.step_seconds()
@@ -375,6 +385,7 @@ class Fitting:
             return
         state = {
             "form": _FORM,
+            "made_of": self._made_of(),
             "trainer": trainer.state(),
             "history": self._history,
             "since_best": self._since_best,

@@ -124,6 +124,10 @@ class Patches:
             store.put(key, found)
         return found
 
+    def is_encoded(self, patch: Patch, model: Segmenter, store: EmbeddingStore) -> bool:
+        """Whether what a model makes of a patch is kept."""
+        return store.holds(content_key(np.ascontiguousarray(self.see(patch).picture), model.model_key))
+
     def embedding(self, patch: Patch, model: SamSegmenter, store: EmbeddingStore) -> Tensor:
         """(1, 256, 64, 64) float32 with the digits that a file keeps, so that a resumed run finds the same."""
         image = torch.as_tensor(self.encoded(patch, model, store).tensors["image"])

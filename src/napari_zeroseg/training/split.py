@@ -75,7 +75,11 @@ def split_for(data: TrainingData, config: TrainingConfig) -> Split:
             "classes, or let the run hold back a block by itself."
         )
     if given:
-        return _of_planes(data, rest, given, config, f"{_planes(len(given))} that were named for it")
+        apart = [plane for plane in rest if not any(_is_near(data, plane, one, config.gap) for one in given)]
+        sentence = f"{_planes(len(given))} that were named for it"
+        if len(apart) < len(rest):
+            sentence += f", {len(rest) - len(apart)} of the same stack left out, beside them or the same"
+        return _of_planes(data, apart, given, config, sentence)
     if len(rest) == 1:
         return _of_strip(data, rest[0], config)
     free = [plane for plane in rest if data.role(plane) == "auto"] or rest
@@ -169,7 +173,8 @@ def _of_strip(data: TrainingData, plane: int, config: TrainingConfig) -> Split:
 
 def _is_near(data: TrainingData, one: int, other: int, gap: int) -> bool:
     a, b = data.planes[one], data.planes[other]
-    return a.pair == b.pair and abs(a.index - b.index) <= gap
+    same_stack = a.pair == b.pair or (a.file and a.file == b.file)
+    return bool(same_stack) and abs(a.index - b.index) <= gap
 
 
 def _on(data: TrainingData, planes: Sequence[int]) -> tuple[int, ...]:

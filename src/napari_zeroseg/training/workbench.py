@@ -79,6 +79,10 @@ class Workbench:
         """Make sure that a patch's embedding is there."""
         self.patches.encoded(patch, self.network.model, self.store)
 
+    def is_encoded(self, patch: Patch) -> bool:
+        """Whether a patch's embedding is there."""
+        return self.patches.is_encoded(patch, self.network.model, self.store)
+
     def step_seconds(self) -> float:
         """Seconds of a step without its validation; the gradients are thrown away."""
         # what these steps look at is encoded first, where it is encoded once; else one step warms up

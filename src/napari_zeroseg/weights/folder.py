@@ -104,14 +104,25 @@ def locate(spec: ModelSpec) -> Found | None:
 def _in_local_folders(spec: ModelSpec) -> Found | None:
     names = {source.name for source in spec.sources}
     for folder in Settings.from_environment().model_folders:
-        for source in spec.sources:
-            for path in _places(folder, source):
-                if _is_file_of(path, source):
-                    return Found(path, "local folder", source.sha256, PUBLISHED if source.sha256 else "")
-        for suffix in SUFFIXES:
-            path = folder / f"{spec.key}{suffix}"
-            if path.name not in names and path.is_file() and _is_whole(path):
-                return Found(path, "local folder", "", "")
+        try:
+            found = _in_folder(spec, folder, names)
+        except OSError as error:  # of an institute, and not for everybody; the others must not go with it
+            _log.warning("%s cannot be read and is left out (%s).", folder, error.strerror)
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _in_folder(spec: ModelSpec, folder: Path, names: set[str]) -> Found | None:
+    for source in spec.sources:
+        for path in _places(folder, source):
+            if _is_file_of(path, source) and (source.size or _is_whole(path)):
+                return Found(path, "local folder", source.sha256, PUBLISHED if source.sha256 else "")
+    for suffix in SUFFIXES:
+        path = folder / f"{spec.key}{suffix}"
+        if path.name not in names and path.is_file() and _is_whole(path):
+            return Found(path, "local folder", "", "")
     return None
 
 
