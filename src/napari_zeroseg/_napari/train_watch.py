@@ -281,7 +281,10 @@ class RunWatch:
                 "warning",
             ),
             "failed": (f"{self.name}: {message}", "warning"),
-            "done": (f"In the model list as {self.name}. {self.told.get('verdict', '')}", "good"),
+            "done": (
+                f"In the model list as {self.name}. {self.told.get('verdict', '')}",
+                "good" if self.told.get("is_better", True) else "warning",
+            ),
         }
         return Status(*told.get(self.state, (f"{self.name}: {self.state}", "idle")))
 

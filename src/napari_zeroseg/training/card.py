@@ -116,6 +116,11 @@ def verdict(
     return better, f"{text} Finds its class without a prompt: {_reached(found)}." if found else text
 
 
+def within_chance(gains: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether no interval of a gain says that anything became better."""
+    return bool(gains) and all(entry["gain_interval"][0] <= 0 for entry in gains.values())
+
+
 def _of_masks(gains: Mapping[str, Mapping[str, Any]], of_words: bool, beside_class: bool) -> tuple[bool, str]:
     """The verdict on answers to prompts or words."""
     mean = sum(entry["gain"] for entry in gains.values()) / len(gains)
@@ -125,10 +130,14 @@ def _of_masks(gains: Mapping[str, Mapping[str, Any]], of_words: bool, beside_cla
         use = "use it for prompts" if beside_class else "use it"
         text = f"The base was as good or better on the planes held back: {use}, or label more and train longer."
         return False, text + (f" Worse for {_kinds(worse)}." if worse else "")
-    text = f"Better than its base by {mean:+.3f} IoU on average over the {'words' if of_words else 'kinds of prompt'}."
+    over = "words" if of_words else "kinds of prompt"
+    text = f"Better than its base by {mean:+.3f} IoU on average over the {over}."
     if not sure:
         units = "planes" if of_words else "objects"
-        text += f" No interval excludes 0: these {units} are too few to tell it from chance; label more to be sure."
+        text = (
+            f"No difference from its base beyond chance ({mean:+.3f} IoU on average over the {over}, all intervals "
+            f"include 0): these {units} are too few to tell; label more to be sure, and keep the base until then."
+        )
     elif len(sure) < len(gains):
         text += f" Beyond chance for {_kinds(sure)}; for the others the interval includes 0."
     if worse:

@@ -276,7 +276,7 @@ class Work:
         split = held[0]
         masks, found = figures_of(turned or [fitted.figures])
         better, sentence = cards.verdict(masks, found, bool(self.config.words))
-        if not better:
+        if not better or cards.within_chance(masks):
             self.events("warning", message=sentence)
         base = fitted.network.model.spec
         card = {
@@ -328,7 +328,8 @@ class Work:
     def _done(self, card: dict[str, Any]) -> TrainedModel:
         """Say that the model is in the list, to whoever waits for it."""
         better, verdict = bool(card["better"]), str(card["verdict"])
-        self.folder.write_status("done", name=self.config.name, verdict=verdict)
+        sure = better and not cards.within_chance(card["masks"])
+        self.folder.write_status("done", name=self.config.name, verdict=verdict, is_better=sure)
         figures = {"masks": card["masks"], "class": card["class"]}
         self.events("done", key=self.config.name, better=better, verdict=verdict, **figures)
         return TrainedModel(self.config.name, card, better, self.folder.path)
