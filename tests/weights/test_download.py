@@ -219,6 +219,22 @@ class TestHub:
         assert not report.ok
         assert report.sentence.startswith("vocab.json beside")
 
+    def test_a_later_vocabulary_that_differs_is_told(self, site, content):
+        self.publish(site, content)
+        vocabulary = get(self.spec).parent / "vocab.json"
+        remove_model(self.spec)
+        self.publish(site, content)
+        site.put("/someone/toy-model/resolve/main/vocab.json", b'{"b": 0}')
+        with pytest.raises(WeightsError, match=r"now gives another vocab\.json for Toy") as caught:
+            get(self.spec)
+        assert not vocabulary.exists()
+        assert caught.value.sha256 == digest(b'{"b": 0}')
+        assert read_card("toy").companions == {"vocab.json": digest(b'{"a": 0}')}
+        self.publish(site, content)
+        site.put("/someone/toy-model/resolve/main/vocab.json", b'{"b": 0}')
+        get(self.spec, accept_change=caught.value.sha256)
+        assert vocabulary.read_bytes() == b'{"b": 0}'
+
     def test_another_revision_and_another_name(self, site):
         site.put("/someone/toy-model/resolve/v2/vocab.json", b"{}")
         site.put("/someone/toy-model/resolve/v2/pytorch_model.bin", pickled({"numbers": torch.zeros(3)}))

@@ -193,7 +193,6 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
         wanted = Wanted(source.url(settings, name), headers=_identity(source), from_hub=source.hub is not None)
         fetched = _fetch(wanted, _part(folder, name), watch.after(before))
         _check_companion(_part(folder, name), name)
-        _settle(_part(folder, name), folder / name)
         companions[name] = fetched.sha256
         before += fetched.size
     wanted = Wanted(url, source.sha256, source.size, _identity(source), source.hub is not None)
@@ -208,10 +207,13 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
             _check_whose(spec, part, source.name)
         _compare_with_first(spec, card, watch.accepted)
     except WeightsError:
-        _drop(part)
+        for name in (source.name, *companions):
+            _drop(_part(folder, name))
         raise
-    # The card goes first: were this process killed in between, the hash would still be remembered.
+    # The card goes first: were this process killed in between, the hashes would still be remembered.
     card.write()
+    for name in companions:
+        _settle(_part(folder, name), folder / name)
     _settle(part, card.path)
     for other in spec.sources:  # what came of a place that was tried before this one
         _drop(_part(folder, other.name))
@@ -312,17 +314,21 @@ def _card(
 
 
 def _compare_with_first(spec: ModelSpec, card: Card, accepted: str) -> None:
-    """Refuse what is not the file that the same place gave before, where only that says what it should be."""
+    """Refuse what the same place gave otherwise before, where only that says what it should be; vocabularies too."""
     first = read_card(spec.key)
     if first is None or first.hash_from != PINNED or first.file != card.file or card.hash_from == PUBLISHED:
         return
-    if first.sha256 != card.sha256 and not (accepted and card.sha256.startswith(accepted)):
+    files = [("file", first.sha256, card.sha256)]
+    files += [(name, first.companions.get(name, now), now) for name, now in card.companions.items()]
+    changed = [(name, then, now) for name, then, now in files if then != now]
+    if changed and not (accepted and changed[0][2].startswith(accepted)):
+        name, then, now = changed[0]
         raise ChangedWeightsError(
-            f"{host_of(card.source)} now gives another file for {spec.title} than on {first.date[:10]} (sha256 "
-            f"{card.sha256[:12]}…, then {first.sha256[:12]}…), so it was not kept.",
+            f"{host_of(card.source)} now gives another {name} for {spec.title} than on {first.date[:10]} (sha256 "
+            f"{now[:12]}…, then {then[:12]}…), so it was not kept.",
             f"If its publisher has replaced it, accept this file with `zeroseg download {arguments_of(spec)} "
-            f"--accept-change {card.sha256[:12]}`.",
-            card.sha256,
+            f"--accept-change {now[:12]}`.",
+            now,
         )
 
 
