@@ -141,7 +141,7 @@ class TestList:
         assert "part of napari-zeroseg" in dock.remove.toolTip()
 
     def test_what_lies_elsewhere_is_removed_there(self, dock, qtbot, tmp_path, monkeypatch):
-        (tmp_path / "toy_afar.safetensors").write_bytes(b"x")
+        (tmp_path / "toy_afar.safetensors").write_bytes(save({"numbers": np.zeros(3)}))
         monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
         dock.zoo.refresh()
         until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
