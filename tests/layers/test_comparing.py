@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from napari_zeroseg._napari import engine as engines
 from napari_zeroseg._napari.engine import Engine, ModelChoice
@@ -117,7 +118,7 @@ class TestChoosing:
     def test_it_takes_over_when_it_has_come(self, bench, tmp_path, monkeypatch):
         bench.session.set_model(ModelChoice("toy_brought"))
         bench.settle()
-        (tmp_path / "flood.safetensors").write_bytes(b"")
+        (tmp_path / "flood.safetensors").write_bytes(save({"numbers": np.zeros(3)}))
         monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
         bench.session.models.zoo.look()
         bench.bridge.turn()
