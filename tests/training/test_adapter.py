@@ -28,7 +28,7 @@ from napari_zeroseg.training.losses import dice
 from napari_zeroseg.training.patches import Seen
 from napari_zeroseg.training.run import StoppedError, train
 
-pytestmark = pytest.mark.usefixtures("kept_cache")
+pytestmark = pytest.mark.usefixtures("kept_cache", "no_dry_steps")
 
 Short = Callable[..., TrainingConfig]
 CPU = torch.device("cpu")

@@ -131,7 +131,8 @@ class Patches:
     def embedding(self, patch: Patch, model: SamSegmenter, store: EmbeddingStore) -> Tensor:
         """(1, 256, 64, 64) float32 with the digits that a file keeps, so that a resumed run finds the same."""
         image = torch.as_tensor(self.encoded(patch, model, store).tensors["image"])
-        return image.half().float().to(model.device)
+        # and in the order of a file: what comes straight from an encoder may lie otherwise, and sums differ then
+        return image.half().float().contiguous().to(model.device)
 
 
 @dataclass(frozen=True)
