@@ -119,6 +119,12 @@ def test_what_is_wrong_is_said_before_anything_is_computed(short: Short, tmp_pat
     with pytest.raises(zs.ZerosegError, match="no model 'nothing'"):
         train(short(base="nothing"), out=tmp_path / "a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes.txt"]
+    (tmp_path / "b" / "snapshot").mkdir(parents=True)
+    for name in ("id", "snapshot/mine.npy"):
+        (tmp_path / "b" / name).write_text("the user's")
+    with pytest.raises(InputError, match=r"holds id, snapshot, .* and no run: name another folder"):
+        train(short(base="nothing"), out=tmp_path / "b")
+    assert all((tmp_path / "b" / name).read_text() == "the user's" for name in ("id", "snapshot/mine.npy"))
     new_run(short(), tmp_path / "a")
     with pytest.raises(InputError, match="holds a run already"):
         train(short(), out=tmp_path / "a")

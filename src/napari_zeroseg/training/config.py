@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -268,9 +267,9 @@ class TrainingConfig:
         try:
             values["pairs"] = tuple(_pair(entry, folder) for entry in values["pairs"])
             return cls(**values)
-        except ZerosegError:
-            raise
         except (TypeError, AttributeError, ValueError, IndexError) as error:
+            if isinstance(error, ZerosegError):
+                raise
             raise InputError(f"A setting of the training run has a value of the wrong kind: {error}.") from error
 
     def table(self) -> dict[str, Any]:
@@ -427,13 +426,9 @@ def _check(config: TrainingConfig) -> None:
 
 
 def _check_numbers(config: TrainingConfig) -> None:
-    at_least = {
-        **dict.fromkeys(
-            ("min_pixels", "batch", "blocks", "lora_rank", "variants", "validation_objects", "processes"), 1
-        ),
-        **dict.fromkeys(("gap", "patience", "weight_decay", "warm_up", "ema", "checkpoint_seconds"), 0),
-    }
-    at_least["seed"] = 0
+    from_one = ("min_pixels", "batch", "blocks", "lora_rank", "variants", "validation_objects", "processes")
+    from_zero = ("gap", "patience", "weight_decay", "warm_up", "ema", "checkpoint_seconds", "seed")
+    at_least = dict.fromkeys(from_one, 1) | dict.fromkeys(from_zero, 0)
     if config.epochs is not None:
         at_least["epochs"] = 1
     for name, least in at_least.items():
@@ -449,7 +444,7 @@ def _check_numbers(config: TrainingConfig) -> None:
         raise InputError(f"The part held back for validation is above 0 and at most 0.5, not {config.validation!r}.")
     for name in ("epochs", "batch", "blocks", "lora_rank", "variants", "seed", "processes"):
         value = getattr(config, name)
-        if value is not None and not isinstance(value, Integral):
+        if value is not None and not isinstance(value, int):
             raise InputError(f"The setting {name!r} is a whole number, not {value!r}.")
     if not config.ema < 1 or not config.warm_up < 1:
         raise InputError("The settings 'ema' and 'warm_up' are below 1.")

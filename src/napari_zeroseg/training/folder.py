@@ -153,9 +153,19 @@ class RunFolder:
                 continue
         return found
 
+    @property
+    def _small(self) -> tuple[Path, ...]:
+        return (self.config, self._id, self.events, self.control, self.log, self.path / "status.json")
+
+    @property
+    def names(self) -> tuple[Path, ...]:
+        """What a run writes, from its beginning to its end."""
+        rest = (self.metrics, self.best, self.last, self.previews, self.path / SNAPSHOT)
+        return (*self._small, *rest)
+
     def forget(self) -> None:
         """Remove what a run that never began has written, and the folder if nothing else is in it."""
-        for path in (self.config, self._id, self.events, self.control, self.log, self.path / "status.json"):
+        for path in self._small:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / SNAPSHOT, ignore_errors=True)
         for path in (self.previews, self.path):
@@ -214,6 +224,11 @@ def new_run(config: TrainingConfig, path: str | Path | None = None) -> RunFolder
     folder = RunFolder(Path(path).expanduser().absolute())
     if folder.config.exists():
         raise InputError(f"{folder.path} holds a run already: go on with it (--resume), or name another folder.")
+    taken = [path.name for path in folder.names if path.exists()]
+    if taken:  # they would be written over, or removed with a run that is refused
+        raise InputError(
+            f"{folder.path} holds {', '.join(taken)}, as a run calls what it writes, and no run: name another folder."
+        )
     try:
         folder.previews.mkdir(parents=True, exist_ok=True)
         folder._id.write_text(f"{uuid.uuid4().hex}\n", encoding="utf-8")
@@ -252,7 +267,7 @@ def _as_files(folder: RunFolder, number: int, pair: TrainingPair) -> TrainingPai
         snapshot.mkdir(exist_ok=True)
         file = snapshot / f"{what}{number}.npy"
         np.save(file, np.asarray(value), allow_pickle=False)
-        return str(file.relative_to(folder.path))  # so that the folder can be moved
+        return file.relative_to(folder.path).as_posix()  # so that the folder can be moved
 
     return replace(pair, image=place(pair.image, "image"), labels=place(pair.labels, "labels"))
 
