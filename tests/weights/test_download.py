@@ -430,6 +430,25 @@ class TestLocalFolders:
         with pytest.raises(WeightsError, match="not those that they should be"):
             weights_of(toy)
 
+    def test_a_folder_that_may_not_be_read_is_left_out(self, toy, content, tmp_path, monkeypatch, caplog):
+        """Root may read everything, so the refusal is made here."""
+        for name in ("secret", "open"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "toy.safetensors").write_bytes(content)
+        monkeypatch.setenv("ZEROSEG_MODELS", os.pathsep.join(str(tmp_path / name) for name in ("secret", "open")))
+        is_file = Path.is_file
+
+        def refused(path: Path) -> bool:
+            if path.parent.name == "secret":
+                raise PermissionError(13, "Permission denied", str(path))
+            return is_file(path)
+
+        monkeypatch.setattr(Path, "is_file", refused)
+        found = locate(toy)
+        assert found is not None
+        assert found.path == tmp_path / "open" / "toy.safetensors"
+        assert "secret cannot be read and is left out (Permission denied)" in caplog.text
+
     @pytest.mark.parametrize("place", ["sam-vit-base", "facebook/sam-vit-base"])
     def test_a_clone_of_a_repository(self, content, tmp_path, monkeypatch, place):
         monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
