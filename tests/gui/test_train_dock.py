@@ -139,6 +139,17 @@ def test_too_few_objects_is_one_sentence(open_dock, qtbot, stack):
     qtbot.waitUntil(lambda: "was not understood: write 3, 0:20" in text(dock), timeout=20_000)
 
 
+def test_the_same_layer_to_learn_and_to_validate_is_one_sentence(open_dock, qtbot):
+    dock = open_dock()
+    validate_on_another_picture(dock)
+    dock.pair_rows[1].image.picked.emit(dock.viewer.layers["em"])
+    dock.pair_rows[1].labels.picked.emit(dock.viewer.layers["mito"])
+    dock.train.click()
+    qtbot.waitUntil(lambda: "no object is left to learn from" in text(dock), timeout=20_000)
+    assert dock.train.text() == "Train"
+    assert not list(find_runs())
+
+
 @pytest.mark.slow
 def test_what_fits_is_measured_in_a_child(open_dock, qtbot):
     dock = open_dock()

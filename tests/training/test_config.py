@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from napari_zeroseg.errors import InputError, ReadError
-from napari_zeroseg.training.config import TrainingConfig, TrainingPair, as_toml
+from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.toml_text import as_toml
 
 
 def test_written_settings_are_read_again(tmp_path: Path) -> None:
@@ -87,3 +89,10 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_toml_writes_tables_and_lists_of_tables() -> None:
     text = as_toml({"a": 1, "b": True, "c": [1.5, "x"], "d": {"e": "f"}, "g": [{"h": 1}, {"h": 2}]})
     assert text == 'a = 1\nb = true\nc = [1.5, "x"]\n\n[d]\ne = "f"\n\n[[g]]\nh = 1\n\n[[g]]\nh = 2\n'
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    config = TrainingConfig("a", (("x", "y"),), learning_rate=np.float64(1e-3), seed=np.int64(3), tensorboard=np.True_)
+    config.write(tmp_path / "run.toml")
+    read = TrainingConfig.read(tmp_path / "run.toml")
+    assert (read.learning_rate, read.seed, read.tensorboard) == (1e-3, 3, True)

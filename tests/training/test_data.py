@@ -12,8 +12,8 @@ from napari_zeroseg.errors import InputError, ReadError, ZerosegError
 from napari_zeroseg.planes import planes_of
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import IGNORE, TrainingData, check_enough
-from napari_zeroseg.training.run import of_classes
 from napari_zeroseg.training.split import folds, split_for
+from napari_zeroseg.training.untold import check_words_held, untold
 
 RNG = np.random.default_rng(0)
 
@@ -124,12 +124,36 @@ def test_a_class_on_one_side_only_is_told() -> None:
     labels[:2][:, :20] *= 2  # only on planes that are learnt from
     labels[-1][:, 30:] *= 3  # only on one that is held back
     data = data_of(labels, labels_are="classes")
-    told = of_classes(data, split_for(data, TrainingConfig("a", ((labels, labels),), min_pixels=10)))
+    config = TrainingConfig("a", ((labels, labels),), min_pixels=10)
+    told = untold(data, split_for(data, config), config)
     assert [sentence.split(" is ")[0] for sentence in told] == ["Class 2", "Class 3"]
     assert "on none of the planes that are held back" in told[0]
     assert "only on planes that are held back" in told[1]
     instances = data_of(squares(8, 12), labels_are="instances")
-    assert of_classes(instances, split_for(instances, TrainingConfig("a", ((labels, labels),)))) == []
+    assert untold(instances, split_for(instances, config), config) == []
+
+
+def test_a_word_or_a_chosen_label_on_one_side_only_is_told() -> None:
+    """Left and right lungs are single objects, and yet what is asked for by name."""
+    labels = squares(8, 12)
+    labels[-2:][labels[-2:] == 1] = 13
+    words = {"first": (1,), "second": (2, 3), "last": (13,), "any": ()}
+    for settings, names in (
+        ({"words": words}, ["The word 'first'", "The word 'last'"]),
+        ({"classes": (1, 2, 13)}, ["Class 1", "Class 13"]),
+    ):
+        data = data_of(labels, labels_are="instances", **settings)
+        config = TrainingConfig("a", ((labels, labels),), min_pixels=10, **settings)  # type: ignore[arg-type]
+        assert [one.split(" is ")[0] for one in untold(data, split_for(data, config), config)] == names
+
+
+def test_words_that_name_nothing_held_back_are_refused() -> None:
+    labels = squares(8, 12)
+    labels[-2:][labels[-2:] == 1] = 13
+    config = TrainingConfig("a", ((labels, labels),), min_pixels=10, words={"first": (1,)}, labels_are="instances")
+    data = TrainingData(config)
+    with pytest.raises(InputError, match="None of the words names anything on what is held back"):
+        check_words_held(data, split_for(data, config), config)
 
 
 def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
@@ -196,6 +220,59 @@ def test_a_single_plane_is_parted_by_a_strip() -> None:
     assert all(data.objects[i].box[0] >= r0 for i in split.report)
     assert split.train
     assert split.report
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_few_neighbouring_planes_are_parted_by_a_strip_through_all(count: int) -> None:
+    """Holding back a whole one, and its neighbours as the gap, would leave one of three or none to learn from."""
+    data = data_of(squares(count, 36))
+    config = TrainingConfig("a", (("x", "y"),))
+    split = split_for(data, config)
+    assert split.train_planes == split.report_planes == tuple(range(count))
+    assert [region[0] for region in split.held] == list(range(count))
+    assert 2 * len(split.train) > len(data.objects)
+    for plane, r0, _, r1, _ in split.held:
+        assert r1 == 64
+        assert all(data.objects[i].box[2] < r0 for i in split.train if data.objects[i].plane == plane)
+        assert all(data.objects[i].box[0] >= r0 for i in split.report if data.objects[i].plane == plane)
+    assert f"the lower part of all {count} planes, which lie too close together" in split.sentence
+
+
+def test_planes_far_from_each_other_are_held_back_whole() -> None:
+    labels = squares(60, 36)
+    labels[[i for i in range(60) if i not in (0, 30, 59)]] = 0
+    data = data_of(labels)
+    split = split_for(data, TrainingConfig("a", (("x", "y"),)))
+    assert not split.held
+    assert split.train_planes == (0, 1)
+    assert split.sentence == "the last 1 plane"
+
+
+def test_small_sets_on_few_planes_hold_back_each_strip_in_turn() -> None:
+    labels = squares(2, 36)
+    labels[:, :, 20:] = 0  # two a row, six rows
+    data = data_of(labels)
+    config = TrainingConfig("a", (("x", "y"),))
+    turns = folds(data, config, split_for(data, config))
+    assert [turn.sentence for turn in turns] == [f"strip {number} of 4" for number in (1, 2, 3, 4)]
+    reported = [i for turn in turns for i in turn.report]
+    assert sorted(reported) == list(range(len(data.objects)))
+    for turn in turns:
+        assert not set(turn.train) & set(turn.report)
+        (first, r0, _, r1, _), second = turn.held
+        assert (first, second[0], second[1], second[3]) == (0, 1, r0, r1)
+        for i in turn.train:
+            assert data.objects[i].box[2] < r0 or data.objects[i].box[0] >= r1
+
+
+def test_a_plane_to_learn_from_beside_what_is_held_back_is_left_out() -> None:
+    image, labels = noise(12, 64, 64), squares(12, 24)
+    pairs = (TrainingPair(image, labels, "0:12", "train"), TrainingPair(image, labels, "4:12"))
+    config = TrainingConfig("a", pairs, min_pixels=10)
+    data = TrainingData(config)
+    split = split_for(data, config)
+    held = {data.planes[plane].number for plane in split.report_planes + split.choose_planes}
+    assert all(abs(data.planes[plane].number - one) > 1 for plane in split.train_planes for one in held)
 
 
 def test_small_sets_hold_back_each_block_in_turn() -> None:

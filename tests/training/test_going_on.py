@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 import napari_zeroseg as zs
+from napari_zeroseg._napari.train_watch import RunWatch
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
 from napari_zeroseg.training import fitting, keeping, patches
@@ -199,6 +200,7 @@ def test_a_full_disk_in_a_validation_is_told_and_the_run_goes_on(
 def test_blocks_that_are_done_are_not_done_again(
     short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
+    """Nor what was done of the one that was stopped; the figures are those of a run that was not."""
     raw, truth = stack
     pairs = (TrainingPair(raw[:3], truth[:3]),)
     config = short(prompts={"box": 1}, pairs=pairs, batch=8, what="decoder+class", gap=0)
@@ -213,7 +215,13 @@ def test_blocks_that_are_done_are_not_done_again(
         train(config, out=tmp_path / "run", listener=listen, control=controls.append)
     told: list[dict[str, Any]] = []
     trained = train((tmp_path / "run").rename(tmp_path / "moved"), resume=True, listener=told.append)
-    assert {event.get("block") for event in told if event["event"] == "step"} == {2, 3}
+    assert not list((tmp_path / "moved").glob("last_block*"))  # all are done
+    left = [(event.get("block"), event["step"]) for event in told if event["event"] == "step"]
+    assert left == [(2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]
+    watch = RunWatch(RunFolder(tmp_path / "moved"))
+    watch.look()
+    assert [step for step, _ in watch.losses] == [1, 2, 3]
+    assert [step for step, _ in watch._seen[2][0]] == [1, 2, 3]
     for figures in ("masks", "class", "split"):
         assert trained.card[figures] == whole.card[figures]
     assert trained.card["class"]["planes"] == 3

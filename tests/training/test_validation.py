@@ -22,6 +22,7 @@ from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.run import train
 from napari_zeroseg.training.validation import MaskJudge, kinds_to_score, score_masks
+from napari_zeroseg.weights.cards import model_folder
 
 pytestmark = pytest.mark.usefixtures("kept_cache", "no_dry_steps")
 
@@ -106,7 +107,14 @@ def test_blocks_held_back_in_turn_are_shown_as_they_learn(
     assert float(rows[2]["iou_centre"]) == pytest.approx(ends[1]["iou_centre"], abs=1e-5)
     previews = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
     assert previews == [f"block{number}_step00000{step}.png" for number in (1, 2, 3) for step in (1, 2)]
-    assert trained.card["curve"] == trained.card["files"] == []  # nothing of a block is the model's
+    assert trained.card["curve"] == []  # of the model itself, from which nothing is held back
+    assert [block["held_back"] for block in trained.card["blocks"]] == blocks
+    for block, table in zip(trained.card["blocks"], tables, strict=True):
+        assert [row["step"] for row in block["curve"]] == [1, 2, 3]
+        assert block["curve"][2]["iou_centre"] == pytest.approx(ends[tables.index(table)]["iou_centre"], abs=1e-5)
+    kept = [*(path.name for path in tables), *(f"block{number}_step000002.png" for number in (1, 2, 3))]
+    assert trained.card["files"] == sorted(kept)
+    assert all((model_folder("mine") / name).is_file() for name in kept)
     assert _SENTENCES["validation"](ends[1]).startswith("Step 3, block 2 of 3 held back: IoU")
 
 

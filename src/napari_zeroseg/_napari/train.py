@@ -19,7 +19,8 @@ from napari_zeroseg._napari.layout import button, column, form, row
 from napari_zeroseg._napari.numbers import number
 from napari_zeroseg._napari.plots import Line, LinePlot, in_two_rows
 from napari_zeroseg._napari.preview import is_preview
-from napari_zeroseg._napari.train_session import PairChoice, TrainingSession
+from napari_zeroseg._napari.train_gather import PairChoice
+from napari_zeroseg._napari.train_session import TrainingSession
 from napari_zeroseg._napari.train_watch import RunWatch
 from napari_zeroseg._napari.train_widgets import MoreChoices, PairRow, Picture, picture_in
 from napari_zeroseg._napari.widgets import Choice, Folded, ModelCombo, Segments, StatusLine, keep_keys_free
@@ -193,7 +194,7 @@ class TrainDock(Dock):
         for one, call in (
             (self.fits, self._measure_or_stop),
             (self.sees, self._draw_or_stop),
-            (self.train, session.train),
+            (self.train, self._train_or_stop),
             (self.go_on, session.go_on),
             (self.pause, self._pause_or_resume),
             (self.stop, partial(session.tell, "stop")),
@@ -211,15 +212,21 @@ class TrainDock(Dock):
         # By then this object is half gone, so nothing of it may be asked.
         self.destroyed.connect(lambda _=None, session=session: session.close())
 
+    def _train_or_stop(self) -> None:
+        if self.session.is_gathering:
+            self.session.cancel()
+        else:
+            self.session.train()
+
     def _measure_or_stop(self) -> None:
         if self.session.is_measuring:
-            self.session.cancel_child()
+            self.session.cancel()
         else:
             self.session.ask_what_fits()
 
     def _draw_or_stop(self) -> None:
         if self.session.is_looking:
-            self.session.cancel_child()
+            self.session.cancel()
         else:
             self.session.ask_what_it_sees()
 
@@ -302,7 +309,8 @@ class TrainDock(Dock):
         watch = session.watch
         is_live = watch is not None and watch.is_live
         has_layers = all(pair.image is not None and pair.labels is not None for pair in session.pairs)
-        self.train.setEnabled(has_layers and not is_live and not session.is_preparing)
+        self.train.setText("Stop gathering" if session.is_gathering else "Train")
+        self.train.setEnabled(session.is_gathering or (has_layers and not is_live and not session.is_preparing))
         self.fits.setText("Stop measuring" if session.is_measuring else "What fits")
         self.fits.setEnabled(session.is_measuring or (has_layers and not session.is_preparing))
         self.sees.setText("Stop drawing" if session.is_looking else "What it sees")

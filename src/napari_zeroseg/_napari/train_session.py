@@ -15,20 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Bridge, Status, sentence
-from napari_zeroseg._napari.layers import shown_plane
-from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlace, labels_place
+from napari_zeroseg._napari.train_gather import Gathering, PairChoice, Wanted
 from napari_zeroseg._napari.train_watch import LIVE, RunWatch, in_words, last_sentence, states_of
-from napari_zeroseg._napari.workspace import picture_of
 from napari_zeroseg._napari.zoo import Entry, Zoo
 from napari_zeroseg.errors import CancelledError, InputError, ReadError, ZerosegError
-from napari_zeroseg.planes import planes_of
 from napari_zeroseg.training.bases import check_base, reads_words, ways_of
-from napari_zeroseg.training.config import DEFAULT_PROMPTS, TrainingConfig, TrainingPair, words_of
+from napari_zeroseg.training.config import DEFAULT_PROMPTS, TrainingConfig, words_of
 from napari_zeroseg.training.data import TrainingData, check_enough
 from napari_zeroseg.training.estimate import PRESETS
 from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
@@ -37,30 +32,8 @@ from napari_zeroseg.training.split import split_for
 
 if TYPE_CHECKING:
     from napari.components import Dims
-    from napari.layers import Image, Labels
 
 _RUNS_LISTED = 20
-_SHOWN = (0.0, 255.0)
-"""Contrast of what is gathered: pixels are as the screen shows them already."""
-
-
-@dataclass(eq=False)
-class PairChoice:
-    """Layers to learn from.
-
-    Attributes
-    ----------
-    image, labels : layers or None
-    planes : str
-        As in "0:12"; "" for all with labels.
-    role : str
-        As of :class:`~napari_zeroseg.training.config.TrainingPair`.
-    """
-
-    image: Image | None = None
-    labels: Labels | None = None
-    planes: str = ""
-    role: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -136,8 +109,7 @@ class TrainingSession:
         self.is_preparing = False
         self._bridge = bridge
         self._dims = dims
-        self.is_measuring = False
-        self.is_looking = False
+        self.is_gathering = self.is_measuring = self.is_looking = False
         self.sheet = b""
         """PNG of what the network will see, until a run is shown; empty for none."""
         self._is_cancelled = False
@@ -270,7 +242,8 @@ class TrainingSession:
             self._try(self.watch.start)
             self.list_runs()
 
-        self._prepare("Gathering pictures and labels …", new_run, started)
+        self.is_gathering = self._prepare("Gathering pictures and labels …", new_run, started)
+        self.changed.emit()
 
     def ask_what_fits(self) -> None:
         """Measure, in a process of its own, how long the run would take and in how much memory."""
@@ -292,8 +265,8 @@ class TrainingSession:
         self.is_looking = self._prepare("Drawing what the network will see …", self._look, drawn)
         self.changed.emit()
 
-    def cancel_child(self) -> None:
-        """Measure or draw no further."""
+    def cancel(self) -> None:
+        """Gather, measure or draw no further."""
         self._is_cancelled = True
         if self._child is not None:
             self._child.kill()
@@ -307,7 +280,8 @@ class TrainingSession:
             name, settings = self.name, self.choices.settings()
             settings["words"] = words_of(settings["words"]) if self.asks_words else {}
             check_base(settings["base"], settings["what"], settings["words"])
-            gatherings = [_gathering(pair, self._dims()) for pair in self.pairs]
+            which = Wanted(settings["classes"], settings["ignore"])
+            gatherings = [Gathering(pair, self._dims(), which) for pair in self.pairs]
         except ZerosegError as error:
             self._fail(error)
             return False
@@ -316,7 +290,8 @@ class TrainingSession:
 
         def go() -> None:
             try:
-                config = TrainingConfig(name, tuple(gather() for gather in gatherings), **settings)
+                pairs = tuple(gathering.gather(self._still) for gathering in gatherings)
+                config = TrainingConfig(name, pairs, **settings)
                 data = TrainingData(config)
                 check_enough(data, config)
                 split_for(data, config)
@@ -331,8 +306,20 @@ class TrainingSession:
         threading.Thread(target=go, name="zeroseg-training", daemon=True).start()
         return True
 
+    def _still(self, doing: str) -> None:
+        """Tell, from any thread, how far the gathering is.
+
+        Raises
+        ------
+        CancelledError
+            If it is not wanted any more.
+        """
+        if self._is_unwanted():
+            raise CancelledError("Gathering was stopped. Nothing was trained.")
+        self._bridge.post(lambda: self._say(doing, "busy"))
+
     def _end_preparing(self, done: Callable[[Any], None], result: Any) -> None:
-        self.is_preparing = self.is_measuring = self.is_looking = False
+        self.is_preparing = self.is_gathering = self.is_measuring = self.is_looking = False
         if not self._is_closed:
             done(result)
             self.changed.emit()
@@ -394,41 +381,6 @@ class TrainingSession:
         if self.watch is None or self.is_preparing or self.message.tone == "warning":
             return self.message
         return self.watch.status
-
-
-def _gathering(pair: PairChoice, dims: Dims) -> Callable[[], TrainingPair]:
-    """Take hold of a pair's layers, in the window's thread; what it returns copies pixels in any.
-
-    Raises
-    ------
-    InputError
-        If a layer is missing, or the labels are of another shape.
-    """
-    image, labels = pair.image, pair.labels
-    if image is None or labels is None:
-        raise InputError("A picture or its labels are missing: choose an image layer and a labels layer in each row.")
-    place = StackPlace.of(image, dims)
-    own = labels_place(labels, image, place)
-    shown = ShownStack(picture_of(image, shown_plane(image, dims)), place)
-    numbers = LabelStack(labels.data, own)
-    name = labels.name
-
-    def gather() -> TrainingPair:
-        wanted = planes_of(pair.planes.strip() or None, place.count)
-        used = wanted if pair.planes.strip() else [plane for plane in wanted if np.any(numbers.plane(plane))]
-        if not used:
-            raise InputError(f"'{name}' holds no labels: draw some, or choose other labels.")
-        first, count = used[0], used[-1] + 1 - used[0]
-        # What lies between is kept as empty room, so that neighbours remain neighbours.
-        pictures: NDArray[np.uint8] = np.zeros((count, *shown.shape[1:]), np.uint8)
-        values: NDArray[Any] = np.zeros((count, *place.shape), numbers.dtype)
-        for plane in used:
-            pictures[plane - first] = shown.plane(plane)
-            values[plane - first] = numbers.plane(plane)
-        planes = ",".join(str(plane - first) for plane in used)
-        return TrainingPair(pictures, values, planes, pair.role, _SHOWN)
-
-    return gather
 
 
 def _what_fits(values: dict[str, Any]) -> str:

@@ -90,6 +90,7 @@ class RunWatch:
         self.held_back = ""
         """Which block is held back in turn, such as "block 2 of 4"; "" if none is."""
         self._block: int | None = None
+        self._seen: dict[int | None, Any] = {}
         self._offset = 0
         self._is_starting = False
         self._wanted = ""
@@ -191,12 +192,19 @@ class RunWatch:
 
     def _hear(self, event: dict[str, Any]) -> None:
         if event.get("block") != self._block and "block" in event:
-            self._block, self.held_back = event["block"], event.get("held_back", f"block {event['block']}")
-            self._forget(0)
-            self.kinds, self.bases, self.scores, self.picture = {}, {}, {}, ""
+            self._turn_to(event["block"], event.get("held_back", f"block {event['block']}"))
         hear = getattr(self, f"_on_{event['event']}", None)
         if hear is not None:
             hear(event)
+
+    def _turn_to(self, block: int | None, held_back: str) -> None:
+        """Show what there is of another training of the run; what was seen of this one is kept."""
+        seen = (self.losses, self.rates, self.kinds, self.bases, self.scores, self.picture)
+        self._seen[self._block] = seen
+        self._block, self.held_back = block, held_back
+        seen = self._seen.get(block, ([], [], {}, {}, {}, ""))
+        self.losses, self.rates, self.kinds, self.bases, self.scores, self.picture = seen
+        self.step = int(self.losses[-1][0]) if self.losses else 0
 
     def _forget(self, step: int) -> None:
         """Forget what came after a step."""
@@ -209,8 +217,8 @@ class RunWatch:
         self.step = step
 
     def _on_started(self, _: dict[str, Any]) -> None:
-        self._is_starting, self._block, self.seconds_left = False, None, None
-        self.held_back = ""
+        self._is_starting, self.seconds_left = False, None
+        self._turn_to(None, "")
         self.doing = "Reading the pictures …"
 
     def _on_data(self, event: dict[str, Any]) -> None:
@@ -235,6 +243,8 @@ class RunWatch:
             self._forget(event["step"])
 
     def _on_step(self, event: dict[str, Any]) -> None:
+        if self.step >= event["step"]:  # done again, since it was killed before it had saved
+            self._forget(event["step"] - 1)
         self.step, self.steps, self.rate = event["step"], event["steps"], event["rate"]
         self.seconds_left = event["seconds_left"]
         if self.rate is not None:

@@ -22,7 +22,8 @@ from qtpy.QtWidgets import (
 
 from napari_zeroseg._napari.layout import button, form, row
 from napari_zeroseg._napari.numbers import number, show_number
-from napari_zeroseg._napari.train_session import PairChoice, TrainChoices
+from napari_zeroseg._napari.train_gather import PairChoice
+from napari_zeroseg._napari.train_session import TrainChoices
 from napari_zeroseg._napari.widgets import Choice, Folded, LayerCombo
 from napari_zeroseg.training.card import KIND_WORDS
 from napari_zeroseg.training.config import LOSSES, PROMPT_KINDS

@@ -68,6 +68,7 @@ def as_text(card: Mapping[str, Any]) -> str:
         "",
         f"From {split['held_back']}: {split['report_objects']} objects that were not learnt from. {split['note']}",
         "",
+        *[line for sentence in split.get("untold", []) for line in (sentence, "")],
         *_mask_rows(card.get("masks", {}), bool(card["settings"].get("words"))),
         *_class_rows(card.get("class")),
         "## Data",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_zeroseg.errors import InputError, ReadError, ZerosegError
+from napari_zeroseg.training.toml_text import as_toml
 
 VERSION = 1
 """Of the table's form; a run of another one is refused with a sentence."""
@@ -68,6 +70,10 @@ class TrainingPair:
         "train", "validation", or "auto": the run holds back a block of it for validation.
     contrast : tuple of float or None
         Pixel values shown black and white; None as in the rest of this package (the file's own window, or percentiles).
+    origin : str
+        What the picture was copied from, where it is no file itself: pairs of one origin are parts of one stack.
+    numbers : tuple of int
+        For a copy of some planes, the number that each had in the stack; () where nothing was left out.
     """
 
     image: Any
@@ -75,8 +81,11 @@ class TrainingPair:
     planes: str = ""
     role: str = "auto"
     contrast: tuple[float, float] | None = None
+    origin: str = ""
+    numbers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", tuple(int(number) for number in self.numbers))
         if self.role not in ROLES:
             raise InputError(f"The role of a pair is {one_of(ROLES)}, not {self.role!r}.")
         if self.contrast is not None:
@@ -200,6 +209,9 @@ class TrainingConfig:
     processes: int = 1
 
     def __post_init__(self) -> None:
+        for entry in fields(self):
+            if isinstance(value := getattr(self, entry.name), np.generic):
+                object.__setattr__(self, entry.name, value.item())
         object.__setattr__(self, "pairs", tuple(_as_pair(pair) for pair in self.pairs))
         object.__setattr__(self, "classes", tuple(int(label) for label in self.classes))
         object.__setattr__(self, "prompts", {kind: float(weight) for kind, weight in self.prompts.items()})
@@ -323,36 +335,11 @@ def _pair_table(pair: TrainingPair) -> dict[str, Any]:
         table["role"] = pair.role
     if pair.contrast is not None:
         table["contrast"] = list(pair.contrast)
+    if pair.origin:
+        table["origin"] = pair.origin
+    if pair.numbers:
+        table["numbers"] = list(pair.numbers)
     return table
-
-
-def as_toml(table: Mapping[str, Any]) -> str:
-    """Return plain values, one level of tables and lists of tables as TOML."""
-    lines, tables = [], []
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            tables += ["", f"[{name}]", *(f"{_toml_key(key)} = {_toml(inner)}" for key, inner in value.items())]
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                tables += ["", f"[[{name}]]", *(f"{key} = {_toml(inner)}" for key, inner in entry.items())]
-        else:
-            lines.append(f"{name} = {_toml(value)}")
-    return "\n".join(lines + tables) + "\n"
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml(entry) for entry in value)}]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
 
 
 def words_of(words: str | Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

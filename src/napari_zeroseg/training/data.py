@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,29 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class LabelledPlane:
-    """Where one plane is: which pair, which plane of it, its (H, W), and the file that it is from ("" for arrays)."""
+    """Where one plane is.
+
+    Attributes
+    ----------
+    pair, index : int
+        Which pair, and which plane of its picture.
+    shape : tuple of int
+        (H, W) in pixels.
+    stack : str
+        What it is a plane of: a file, a layer that it was copied from, or the pair's own array.
+    number : int
+        Which plane of that.
+    """
 
     pair: int
     index: int
     shape: tuple[int, int]
-    file: str = ""
+    stack: str = ""
+    number: int = 0
+
+    def distance(self, other: LabelledPlane) -> float:
+        """How many planes lie between the two, plus one; infinite for planes of other stacks."""
+        return abs(self.number - other.number) if self.stack == other.stack else np.inf
 
 
 @dataclass(frozen=True)
@@ -140,12 +157,19 @@ class TrainingData:
         self._pictures.append(picture)
         self._labels.append(labels)
         self._limits.append(pair.contrast or limits)
+        if pair.numbers and len(pair.numbers) != len(picture):
+            raise InputError(
+                f"{pair.title} has {_several(len(picture))} and numbers for {_several(len(pair.numbers))}: give as "
+                "many numbers as planes, or none."
+            )
         chosen = planes_of(pair.planes.strip() or None, len(picture))
+        stack = pair.origin or _stack_of(number, pair, picture)
         for index in chosen:
             values = self._values(number, index)
             if not pair.planes and not self._wanted(values).any():
                 continue  # a plane that nobody has labelled says nothing, unless it was named
-            self.planes.append(LabelledPlane(number, index, picture.plane_shape, _file_of(pair)))
+            told = pair.numbers[index] if pair.numbers else index
+            self.planes.append(LabelledPlane(number, index, picture.plane_shape, stack, told))
 
     def _values(self, pair: int, index: int) -> NDArray[Any]:
         """One plane of labels as whole numbers."""
@@ -301,6 +325,19 @@ def _a_fraction(values: NDArray[Any]) -> str:
     return f"{float(odd.flat[0]):g}"
 
 
-def _file_of(pair: TrainingPair) -> str:
-    """The file or folder that a pair's pictures are in, or ""."""
-    return str(Path(pair.image).expanduser().resolve()) if isinstance(pair.image, (str, Path)) else ""
+def _stack_of(number: int, pair: TrainingPair, picture: Planes) -> str:
+    """What the planes of a pair are planes of; the same for two pairs whose pictures are the same."""
+    if isinstance(pair.image, (str, Path)):
+        return str(Path(pair.image).expanduser().resolve())
+    return origin_of(len(picture), picture.plane_shape, picture.read) or f"pair {number}"
+
+
+def origin_of(count: int, shape: tuple[int, int], read: Callable[[int], NDArray[Any]]) -> str:
+    """A name that another copy of a stack has too; "" where its pixels do not tell it from others."""
+    digest = hashlib.blake2b(repr((count, shape)).encode(), digest_size=16)
+    has_content = False
+    for index in sorted({0, count // 2, count - 1}):
+        pixels = np.ascontiguousarray(read(index))
+        has_content |= bool((pixels != pixels.flat[0]).any())
+        digest.update(pixels.tobytes())
+    return f"copy {digest.hexdigest()}" if has_content else ""

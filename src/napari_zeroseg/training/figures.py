@@ -25,24 +25,22 @@ class Figures:
         Of the base and of the trained model, by kind of prompt.
     found : list of Counts
         Of the class, one a plane.
+    curve : list of dict
+        What was seen on the way, a row a validation.
     """
 
     before: dict[str, MaskScores] = field(default_factory=dict)
     after: dict[str, MaskScores] = field(default_factory=dict)
     found: list[Counts] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 def figures_of(fits: Sequence[Figures]) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Figures of one fit, or of several on different blocks together."""
     masks = {}
-    for kind in fits[0].before:
-        before, after = (
-            MaskScores(
-                *(np.concatenate([getattr(getattr(fit, when)[kind], name) for fit in fits]) for name in ("iou", "dice"))
-            )
-            for when in ("before", "after")
-        )
-        masks[kind] = compared(before, after)
+    for kind in dict.fromkeys(kind for fit in fits for kind in fit.before):
+        told = [fit for fit in fits if kind in fit.before]  # a word may be missing from a block
+        masks[kind] = compared(*(_together([getattr(fit, when)[kind] for fit in told]) for when in ("before", "after")))
     counts = [one for fit in fits for one in fit.found]
     if not counts:
         return masks, None
@@ -56,6 +54,10 @@ def figures_of(fits: Sequence[Figures]) -> tuple[dict[str, Any], dict[str, Any] 
         "recall": together.recall,
     }
     return masks, found
+
+
+def _together(scores: Sequence[MaskScores]) -> MaskScores:
+    return MaskScores(*(np.concatenate([getattr(one, name) for one in scores]) for name in ("iou", "dice")))
 
 
 def keep_figures(path: Path, made_of: Mapping[str, Any], figures: Figures) -> None:
@@ -77,7 +79,7 @@ def keep_figures(path: Path, made_of: Mapping[str, Any], figures: Figures) -> No
         when: {kind: [one.iou.tolist(), one.dice.tolist()] for kind, one in getattr(figures, when).items()}
         for when in ("before", "after")
     }
-    told = {"made_of": made_of, **scores, "found": [astuple(one) for one in figures.found]}
+    told = {"made_of": made_of, **scores, "found": [astuple(one) for one in figures.found], "curve": figures.curve}
     write_whole(path, json.dumps(told) + "\n")
 
 
@@ -91,6 +93,6 @@ def kept_figures(path: Path, made_of: Mapping[str, Any]) -> Figures | None:
             {kind: MaskScores(*(np.array(values, float) for values in both)) for kind, both in told[when].items()}
             for when in ("before", "after")
         )
-        return Figures(before, after, [Counts(*one) for one in told["found"]])
+        return Figures(before, after, [Counts(*one) for one in told["found"]], told["curve"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is missing or damaged is computed again

@@ -90,11 +90,13 @@ class Fitting:
     data : TrainingData
     split : Split
     fold : int or None
-        Number of the block that is held back in turn; its state is not kept from step to step.
+        Number of the block that is held back in turn, from 0.
     steps : int or None
         How many to do; left out, what the configuration says.
     final : bool
         Whether the figures come from other fits, and this one is to learn from everything.
+    following : int
+        How many more fits of the same length the run has to do after this one.
     """
 
     def __init__(
@@ -107,7 +109,9 @@ class Fitting:
         fold: int | None = None,
         steps: int | None = None,
         final: bool = False,
+        following: int = 0,
     ) -> None:
+        self._following = following
         self._run, self._config, self._data, self._split = run, config, data, split
         self._fold, self._steps, self._final = fold, steps, final
         self._processes = run.processes
@@ -138,8 +142,8 @@ class Fitting:
         return self._judged(trainer)
 
     def _kept_state(self) -> dict[str, Any] | None:
-        last = self._run.folder.last
-        if self._fold is not None or not last.is_file():
+        last = self._run.folder.last_of(self._fold)
+        if not last.is_file():
             return None
         state = read_state(last)
         if state.get("form") != _FORM:
@@ -271,7 +275,8 @@ class Fitting:
             self._note(row)
             self._tell("validation", best=False, picture=picture, **row)
             return
-        merit = float(np.mean([value for name, value in row.items() if name.startswith("iou_")]))
+        # a rare word may be on none of the planes that are looked at meanwhile
+        merit = float(np.mean([value for name, value in row.items() if name.startswith("iou_")] or [0.0]))
         is_best = self._best is None or merit > self._best[0]
         with room_in(self._run.folder.path):
             if is_best:
@@ -381,8 +386,6 @@ class Fitting:
         return changed, found
 
     def _save(self, trainer: Trainer) -> None:
-        if self._fold is not None:
-            return
         state = {
             "form": _FORM,
             "made_of": self._made_of(),
@@ -397,7 +400,7 @@ class Fitting:
                 for kind, scores in self._before_choose.items()
             },
         }
-        save_state(self._run.folder.last, state)
+        save_state(self._run.folder.last_of(self._fold), state)
         self._tell("saved", step=trainer.done)
 
     def _restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
@@ -411,7 +414,7 @@ class Fitting:
         self._tell("resumed", step=trainer.done, steps=trainer.steps)
 
     def _tell_step(self, trainer: Trainer, report: StepReport) -> None:
-        left = (trainer.steps - trainer.done) * self._seconds / max(1, trainer.done)
+        to_do = trainer.steps * (self._following + 1) - trainer.done
         self._tell(
             "step",
             step=trainer.done,
@@ -420,7 +423,7 @@ class Fitting:
             losses=report.losses,
             rate=report.rate,
             norm=report.norm,
-            seconds_left=left,
+            seconds_left=to_do * self._seconds / max(1, trainer.done),
         )
 
     def _tell(self, event: str, **values: Any) -> None:

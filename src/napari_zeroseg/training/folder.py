@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from napari_zeroseg.errors import InputError, ReadError, WriteError
+from napari_zeroseg.planes import Planes
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
+from napari_zeroseg.training.data import origin_of
 from napari_zeroseg.training.events import COMMANDS, plain
 
 SNAPSHOT = "snapshot"
@@ -34,8 +36,9 @@ class RunFolder:
     path : Path
         ``run.toml`` (settings), ``snapshot/`` (arrays that were no files), ``events.jsonl``, ``metrics.csv``,
         ``previews/``, ``last.pt`` (state to go on from), ``best.safetensors`` (weights that differ from the base's),
-        ``status.json``, ``control``, of the blocks of a small set ``block1.json``, ``metrics_block1.csv`` and so on,
-        and, of a run on several processes, ``processes.log``. ``id`` tells the run from all others wherever its folder
+        ``status.json``, ``control``, of the blocks of a small set ``block1.json``, ``metrics_block1.csv``,
+        ``last_block1.pt`` and so on, and, of a run on several processes, ``processes.log``. ``id``
+        tells the run from all others wherever its folder
         lies.
     """
 
@@ -86,6 +89,10 @@ class RunFolder:
         """State to go on from."""
         return self.path / "last.pt"
 
+    def last_of(self, block: int | None) -> Path:
+        """The same, of the training for a block that is held back in turn where one is named, counted from 0."""
+        return self.last if block is None else self.path / f"last_block{block + 1}.pt"
+
     @property
     def best(self) -> Path:
         """Best weights so far."""
@@ -109,6 +116,10 @@ class RunFolder:
     def previews(self) -> Path:
         """Pictures of held-out objects."""
         return self.path / "previews"
+
+    def previews_of(self, block: int | None) -> list[Path]:
+        """The pictures that there are, in the order of the steps, of the model or of a block counted from 0."""
+        return sorted(self.previews.glob("step*.png" if block is None else f"block{block + 1}_step*.png"))
 
     def tell(self, command: str) -> None:
         """Tell the process of this run to pause, resume or stop.
@@ -269,7 +280,11 @@ def _as_files(folder: RunFolder, number: int, pair: TrainingPair) -> TrainingPai
         np.save(file, np.asarray(value), allow_pickle=False)
         return file.relative_to(folder.path).as_posix()  # so that the folder can be moved
 
-    return replace(pair, image=place(pair.image, "image"), labels=place(pair.labels, "labels"))
+    origin = pair.origin
+    if not origin and not isinstance(pair.image, (str, Path)):
+        planes = Planes.of(pair.image)
+        origin = origin_of(len(planes), planes.plane_shape, planes.read)
+    return replace(pair, image=place(pair.image, "image"), labels=place(pair.labels, "labels"), origin=origin)
 
 
 def _is_alive(pid: int) -> bool:

@@ -168,8 +168,10 @@ class Look:
         pair = self._config.pairs[where.pair]
         if isinstance(pair.image, (str, Path)) and Path(pair.image).parent.name != SNAPSHOT:
             return f"{pair.title}, plane {where.index}"
-        own = [number for number, one in enumerate(self._data.planes) if one.pair == where.pair]
         picture = f"picture {where.pair + 1}, " if len(self._config.pairs) > 1 else ""
+        if pair.numbers:
+            return f"{picture}plane {where.number}"
+        own = [number for number, one in enumerate(self._data.planes) if one.pair == where.pair]
         return f"{picture}labelled plane {own.index(plane) + 1} of {len(own)}"
 
 

@@ -24,7 +24,8 @@ from napari_zeroseg.training.folder import RunFolder, new_run, open_run
 from napari_zeroseg.training.launch import Launch
 from napari_zeroseg.training.processes import ALONE, LostError, Processes
 from napari_zeroseg.training.result import TrainedModel, check_name, made_by, register
-from napari_zeroseg.training.split import Split, folds, split_for
+from napari_zeroseg.training.split import BLOCKS, Split, folds, split_for
+from napari_zeroseg.training.untold import check_words_held, untold
 from napari_zeroseg.weights.resting import Ground, kept
 
 if TYPE_CHECKING:
@@ -190,8 +191,8 @@ class Work:
         turns = folds(data, config, split)
         if turns and config.minutes is not None:
             config = replace(config, minutes=config.minutes / (len(turns) + 1))
-        first = together(lambda: Fitting(self, config, data, split, final=bool(turns)))
-        self._begin(data, split, bool(turns))
+        first = together(lambda: Fitting(self, config, data, split, final=bool(turns), following=len(turns)))
+        self._begin(data, split, turns)
         fitted = first.go()
         turned = self._turned(config, data, turns, fitted.steps)
         held = turns or [split]
@@ -210,9 +211,13 @@ class Work:
             path = self.folder.block(number)
             figures = lead(partial(kept_figures, path, made_of))
             if figures is None:
-                fit = partial(Fitting, self, config, data, turn, fold=number, steps=steps)
-                figures = self.processes.together(fit).go().figures  # and not its network, which takes memory
+                after = len(turns) - number - 1
+                fit = partial(Fitting, self, config, data, turn, fold=number, steps=steps, following=after)
+                fitted = self.processes.together(fit).go()
+                figures = replace(fitted.figures, curve=fitted.history)
+                del fitted  # its network takes memory
                 lead(partial(keep_figures, path, made_of, figures))
+                lead(partial(self.folder.last_of(number).unlink, missing_ok=True))
             found.append(figures)
         return found
 
@@ -227,16 +232,18 @@ class Work:
             check_available()
         data = TrainingData(config)
         check_enough(data, config)
-        return data, split_for(data, config)
+        split = split_for(data, config)
+        check_words_held(data, split, config)
+        return data, split
 
-    def _begin(self, data: TrainingData, split: Split, in_turn: bool) -> None:
+    def _begin(self, data: TrainingData, split: Split, turns: Sequence[Split]) -> None:
         """Tell where the run is and what it learns from, now that nothing of it can be refused any more."""
         self.has_begun = True
         path, name = str(self.folder.path), self.config.name
         self.events("started", folder=path, name=name, pid=os.getpid(), settings=self.config.table())
-        self._tell_data(data, split)
+        self._tell_data(data, split, turns)
         # where every block is held back in turn, the model itself learns from all of them
-        for sentence in [] if in_turn else of_classes(data, split):
+        for sentence in [] if turns else untold(data, split, self.config):
             self.events("warning", message=sentence)
 
     def between(self) -> None:
@@ -255,16 +262,16 @@ class Work:
         self.folder.write_status("paused" if state == "paused" else "running", name=self.config.name)
         self.events(state)
 
-    def _tell_data(self, data: TrainingData, split: Split) -> None:
+    def _tell_data(self, data: TrainingData, split: Split, turns: Sequence[Split]) -> None:
         self.events(
             "data",
             planes=len(data.planes),
             objects=len(data.objects),
             labels_are="classes" if data.as_classes else "instances",
-            train_objects=len(split.train),
-            choose_objects=len(split.choose),
-            report_objects=len(split.report),
-            held_back=split.sentence,
+            train_objects=len(data.objects) if turns else len(split.train),
+            choose_objects=0 if turns else len(split.choose),
+            report_objects=sum(len(one.report) for one in turns or [split]),
+            held_back=f"{_in_turn(turns)} of {len(turns)}, from trainings of their own" if turns else split.sentence,
         )
 
     def _finish(
@@ -302,14 +309,18 @@ class Work:
                 "fingerprint": data.fingerprint(),
             },
             "split": {
-                "held_back": "each block in turn" if turned else split.sentence,
+                "held_back": _in_turn(held) if turned else split.sentence,
                 "train_objects": len(data.objects) if turned else len(split.train),
                 "report_objects": sum(len(one.report) for one in held),
                 "note": _note(split, bool(turned)),
+                "untold": [] if turned else untold(data, split, self.config),
             },
             "masks": masks,
             "class": found,
             "curve": fitted.history,
+            "blocks": [
+                {"held_back": one.sentence, "curve": figures.curve} for one, figures in zip(held, turned, strict=False)
+            ],
             "steps": fitted.steps,
             "seconds": fitted.seconds,
             "device": str(fitted.network.model.device),
@@ -335,30 +346,21 @@ class Work:
         return TrainedModel(self.config.name, card, better, self.folder.path)
 
     def _extra_files(self) -> list[Path]:
-        previews = sorted(self.folder.previews.glob("step*.png"))[-1:]
-        return [path for path in (self.folder.metrics, *previews) if path.is_file()]
+        """Curves and the last pictures, of the model or of the blocks that were held back in turn."""
+        found = [self.folder.metrics, *self.folder.previews_of(None)[-1:]]
+        for block in range(BLOCKS):
+            found += [self.folder.metrics_of(block), *self.folder.previews_of(block)[-1:]]
+        return [path for path in found if path.is_file()]
 
 
-def of_classes(data: TrainingData, split: Split) -> list[str]:
-    """Say what the held-back part cannot tell, or the learnt part not teach, since a class is missing from it."""
-    if not data.as_classes:
-        return []
-    learnt, held = ({data.objects[i].label for i in part} for part in (split.train, (*split.choose, *split.report)))
-    told = [
-        f"Class {label} is on none of the planes that are held back, so the figures say nothing of it: label it there."
-        for label in sorted(learnt - held)
-    ]
-    return told + [
-        f"Class {label} is only on planes that are held back, so it is not learnt: label it elsewhere too, or leave it "
-        "out."
-        for label in sorted(held - learnt)
-    ]
+def _in_turn(turns: Sequence[Split]) -> str:
+    return f"each {'strip' if turns[0].held else 'block'} in turn"
 
 
 def _note(split: Split, in_turn: bool) -> str:
     if in_turn:
         return (
-            "The set is small: every block was held back once from a training of the same length, and the model itself "
+            "The set is small: every part was held back once from a training of the same length, and the model itself "
             "learnt from all of it."
         )
     if split.chosen_on_itself:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from napari_zeroseg.errors import InputError
 from napari_zeroseg.training.config import TrainingConfig
@@ -37,7 +37,7 @@ class Split:
     train_planes : tuple of int
         Planes that objects and background are learnt from.
     held : tuple of Region
-        Parts of training planes that are held back, where there was only one plane.
+        Parts of training planes that are held back, where there were too few planes to hold back whole ones.
     sentence : str
         What was held back, for people.
     choose_planes, report_planes : tuple of int
@@ -60,7 +60,7 @@ class Split:
 
 
 def split_for(data: TrainingData, config: TrainingConfig) -> Split:
-    """Hold back a block of planes, whole pictures, or, of a single plane, a strip.
+    """Hold back a block of planes, whole pictures, or a strip of one to three planes that lie close together.
 
     Raises
     ------
@@ -80,18 +80,24 @@ def split_for(data: TrainingData, config: TrainingConfig) -> Split:
         if len(apart) < len(rest):
             sentence += f", {len(rest) - len(apart)} of the same stack left out, beside them or the same"
         return _of_planes(data, apart, given, config, sentence)
-    if len(rest) == 1:
-        return _of_strip(data, rest[0], config)
     free = [plane for plane in rest if data.role(plane) == "auto"] or rest
+    others = [plane for plane in rest if plane not in free]
     train, held = _last_block(data, free, config)
-    train = sorted(train + [plane for plane in rest if plane not in free])
-    return _of_planes(data, train, held, config, f"the last {_planes(len(held))}, {config.gap} before them left out")
+    if _lie_close(data, train, free) and (strip := _strip(data, free, config)) is not None:
+        return _of_strip(data, strip, free, others, config)
+    # what lies beside the block is not learnt from, even where it was named to be
+    train = sorted([*train, *(p for p in others if not any(_is_near(data, p, h, config.gap) for h in held))])
+    return _of_planes(data, train, held, config, f"the last {_planes(len(held))}{_left_out(train, rest, held)}")
 
 
 def folds(data: TrainingData, config: TrainingConfig, split: Split) -> list[Split]:
     """Every block held back in turn, for small sets; empty where one block is enough or cannot be avoided."""
     planes = [plane for plane in range(len(data.planes)) if data.role(plane) == "auto"]
-    if len(split.report) >= ENOUGH_TO_JUDGE or len(planes) < len(data.planes) or len(planes) < 3:
+    if len(split.report) >= ENOUGH_TO_JUDGE or len(planes) < len(data.planes):
+        return []
+    if split.held:
+        return next((strips for count in range(BLOCKS, 1, -1) if (strips := _strips(data, planes, count))), [])
+    if len(planes) < 3:
         return []
     count = min(BLOCKS, len(planes))
     bounds = [round(i * len(planes) / count) for i in range(count + 1)]
@@ -150,31 +156,109 @@ def _halves(data: TrainingData, held: Sequence[int], config: TrainingConfig) -> 
     return tuple(held), tuple(held)
 
 
-def _of_strip(data: TrainingData, plane: int, config: TrainingConfig) -> Split:
-    """Of a single plane, hold back a strip at the end of its longer side; objects on its border count for neither."""
-    height, width = data.planes[plane].shape
+@dataclass(frozen=True)
+class _Strip:
+    """Rows (axis 0) or columns (axis 1) from `first` to `last`, excluded, of every plane."""
+
+    axis: int
+    first: int
+    last: int
+
+    def region(self, plane: int, shape: tuple[int, int]) -> Region:
+        if self.axis == 0:
+            return plane, self.first, 0, self.last, shape[1]
+        return plane, 0, self.first, shape[0], self.last
+
+    def holds(self, one: TrainingObject) -> bool:
+        return self.first <= one.box[self.axis] and one.box[self.axis + 2] < self.last
+
+    def is_apart(self, one: TrainingObject) -> bool:
+        return one.box[self.axis + 2] < self.first or one.box[self.axis] >= self.last
+
+
+def _lie_close(data: TrainingData, train: Sequence[int], free: Sequence[int]) -> bool:
+    """Whether holding back a whole plane would leave too little: nothing, or less than half of one to three planes."""
+    return not train or len(free) == 1 or (len(free) <= 3 and 2 * len(_on(data, train)) < len(_on(data, free)))
+
+
+def _ends(data: TrainingData, planes: Sequence[int]) -> tuple[int, int, list[int]] | None:
+    """The longer axis of planes of one shape, its length, and where objects end on it; None for several shapes."""
+    shapes = {data.planes[plane].shape for plane in planes}
+    if len(shapes) != 1:
+        return None
+    ((height, width),) = shapes
     axis = 0 if height >= width else 1
-    objects = data.of_plane(plane)
-    ends = sorted(one.box[axis + 2] for one in objects)
-    cut = ends[min(len(ends) - 1, math.floor(len(ends) * (1 - config.validation)))]
-    cut = min(cut, (height, width)[axis] - 1)
-    learnt = tuple(i for i, one in enumerate(data.objects) if one.plane == plane and one.box[axis + 2] < cut)
-    held = tuple(i for i, one in enumerate(data.objects) if one.plane == plane and one.box[axis] >= cut)
-    if not learnt or not held:
+    return axis, max(height, width), sorted(data.objects[i].box[axis + 2] for i in _on(data, planes))
+
+
+def _strip(data: TrainingData, planes: Sequence[int], config: TrainingConfig) -> _Strip | None:
+    """A strip at the end of the longer side with about the wanted part of all objects."""
+    found = _ends(data, planes)
+    if found is None or not found[2]:
+        return None
+    axis, length, ends = found
+    cut = min(ends[min(len(ends) - 1, math.floor(len(ends) * (1 - config.validation)))], length - 1)
+    return _Strip(axis, cut, length)
+
+
+def _of_strip(
+    data: TrainingData, strip: _Strip, planes: Sequence[int], others: Sequence[int], config: TrainingConfig
+) -> Split:
+    """Hold back one strip of all planes; objects on its border count for neither."""
+    others = [p for p in others if not any(_is_near(data, p, plane, config.gap) for plane in planes)]
+    split = _around(data, strip, planes, "")
+    if split is None:
+        which = "is one labelled plane" if len(planes) == 1 else f"are {len(planes)} labelled planes, close together"
         raise InputError(
-            "There is one labelled plane, and its objects cannot be parted into some to learn from and some to "
-            "validate on: label a second plane."
+            f"There {which}, and the objects cannot be parted into some to learn from and some to validate on: label "
+            f"{'a second plane' if len(planes) == 1 else 'planes that are farther apart'}."
         )
-    region = (plane, cut, 0, height, width) if axis == 0 else (plane, 0, cut, height, width)
-    where = "lower" if axis == 0 else "right"
+    where = "lower" if strip.axis == 0 else "right"
     sentence = f"the {where} part of the only plane; label more planes for a figure that says more"
-    return Split(learnt, held, held, (plane,), (region,), sentence, (plane,), (plane,))
+    if len(planes) > 1:
+        sentence = (
+            f"the {where} part of all {len(planes)} planes, which lie too close together to hold back one; label "
+            "others farther apart for a figure that says more"
+        )
+    train, train_planes = sorted({*split.train, *_on(data, others)}), sorted({*planes, *others})
+    return replace(split, train=tuple(train), train_planes=tuple(train_planes), sentence=sentence)
+
+
+def _strips(data: TrainingData, planes: Sequence[int], count: int) -> list[Split]:
+    """Every one of so many strips held back in turn; empty if one holds no whole object, or leaves none."""
+    found = _ends(data, planes)
+    if found is None or len(found[2]) < count:
+        return []
+    axis, length, ends = found
+    cuts = [0, *(ends[round(i * len(ends) / count) - 1] + 1 for i in range(1, count)), length]
+    splits: list[Split] = []
+    for first, last in itertools.pairwise(cuts):
+        split = _around(data, _Strip(axis, first, last), planes, f"strip {len(splits) + 1} of {count}")
+        if split is None:
+            return []
+        splits.append(split)
+    return splits
+
+
+def _around(data: TrainingData, strip: _Strip, planes: Sequence[int], sentence: str) -> Split | None:
+    """Learn from what lies apart from a strip of these planes; None if nothing does, or nothing lies in it."""
+    there = _on(data, planes)
+    learnt = tuple(i for i in there if strip.is_apart(data.objects[i]))
+    held = tuple(i for i in there if strip.holds(data.objects[i]))
+    if not learnt or not held:
+        return None
+    regions = tuple(strip.region(plane, data.planes[plane].shape) for plane in planes)
+    return Split(learnt, held, held, tuple(planes), regions, sentence, tuple(planes), tuple(planes))
+
+
+def _left_out(train: Sequence[int], rest: Sequence[int], held: Sequence[int]) -> str:
+    """How many planes are used for neither, where any are."""
+    count = len(rest) - len(train) - len(held)
+    return f", {count} beside them left out" if count else ""
 
 
 def _is_near(data: TrainingData, one: int, other: int, gap: int) -> bool:
-    a, b = data.planes[one], data.planes[other]
-    same_stack = a.pair == b.pair or (a.file and a.file == b.file)
-    return bool(same_stack) and abs(a.index - b.index) <= gap
+    return data.planes[one].distance(data.planes[other]) <= gap
 
 
 def _on(data: TrainingData, planes: Sequence[int]) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from napari_zeroseg.cascade.heat import blended, windows
 from napari_zeroseg.embeddings import EmbeddingStore
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.clipseg import ClipSegSegmenter, official
 from napari_zeroseg.models.clipseg_conditions import SIDE
@@ -195,6 +196,10 @@ class WordTask:
         self._loss = mask_loss(config.loss)
         self._windows = [(plane, field) for plane in planes for field in windows(patches.data.planes[plane].shape)]
         self._windows = [(plane, field) for plane, field in self._windows if not self._is_flat(plane, field)]
+        if not self._windows:
+            raise InputError(
+                "All planes to learn the words from are of one single value: choose pictures that show something."
+            )
         self._at_once = max(1, config.batch // (ASKED + 1))
 
     def steps(self) -> int:
@@ -282,7 +287,8 @@ class WordJudge:
     ) -> dict[str, MaskScores]:
         """IoU and Dice of each word on each plane that holds one of the objects.
 
-        A plane without the word counts too: 1 if nothing is found there, else 0.
+        A plane without the word counts too: 1 if nothing is found there, else 0. A word that is on none of them is
+        left out, since nothing can be told of it.
         """
         planes = sorted({one.plane for one in objects})
         found: dict[str, list[Counts]] = {word: [] for word in self._conditions}
@@ -297,6 +303,7 @@ class WordJudge:
         return {
             f"'{word}'": MaskScores(np.array([one.iou for one in counts]), np.array([one.dice for one in counts]))
             for word, counts in found.items()
+            if any(one.truth for one in counts)
         }
 
     def answers(

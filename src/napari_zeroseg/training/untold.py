@@ -1,0 +1,61 @@
+"""What the held-back part of a run cannot tell: classes and words that are missing from it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from napari_zeroseg.errors import InputError
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.data import TrainingData
+from napari_zeroseg.training.split import Split
+
+
+def untold(data: TrainingData, split: Split, config: TrainingConfig) -> list[str]:
+    """Say which words or classes are on one side of the split only, in a sentence each."""
+    learnt, held = _labels(data, split.train), _labels(data, (*split.choose, *split.report))
+    told = []
+    for name, labels in _named(data, config):
+        is_learnt, is_held = bool(learnt & labels), bool(held & labels)
+        if is_learnt and not is_held:
+            told.append(
+                f"{name} is on none of the planes that are held back, so the figures say nothing of it: label it there."
+            )
+        elif is_held and not is_learnt:
+            told.append(
+                f"{name} is only on planes that are held back, so it is not learnt: label it elsewhere too, or leave "
+                "it out."
+            )
+    return told
+
+
+def check_words_held(data: TrainingData, split: Split, config: TrainingConfig) -> None:
+    """Raise, with a sentence, if nothing that is held back has a word: there would be no figure at all.
+
+    Raises
+    ------
+    InputError
+    """
+    for part, where in (
+        (split.train, "learnt from"),
+        (split.choose, "held back to choose the weights by"),
+        (split.report, "held back for the figures"),
+    ):
+        there = _labels(data, part)
+        if config.words and not any(not labels or there & set(labels) for labels in config.words.values()):
+            raise InputError(
+                f"None of the words names anything on what is {where}: label it on more planes, or name pairs for "
+                "validation."
+            )
+
+
+def _named(data: TrainingData, config: TrainingConfig) -> Iterator[tuple[str, set[int]]]:
+    """What is asked for by name, and its labels; numbers of single objects are no names."""
+    if config.words:
+        every = {one.label for one in data.objects}
+        yield from ((f"The word {word!r}", set(labels) or every) for word, labels in config.words.items())
+    elif data.as_classes or config.classes:
+        yield from ((f"Class {label}", {label}) for label in sorted({one.label for one in data.objects}))
+
+
+def _labels(data: TrainingData, objects: tuple[int, ...]) -> set[int]:
+    return {data.objects[i].label for i in objects}
