@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from napari_zeroseg.training.loop import Trainer
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, prompt_on
 from napari_zeroseg.training.run import train
+from napari_zeroseg.training.sections import sections_of
 from napari_zeroseg.training.split import split_for
 from napari_zeroseg.training.tasks import MaskTask
 from napari_zeroseg.training.validation import (
@@ -127,11 +128,13 @@ def report(options, job: Job, key: str) -> None:
             model.model_key = base.model_key  # the encoder is the same: its embeddings serve both
         kinds = kinds_to_score([], base.spec.accepts, False)
         scores = [score_masks(one, data, objects, kinds, store, 0, (0.0, 0.0)) for one in (base, model)]
-        rows = [_row(f"{kind}, as napari asks", *(score[kind] for score in scores)) for kind in kinds]
+        groups = sections_of(data, objects)
+        print(f"They are sections of {len(np.unique(groups))} objects, which the intervals resample.\n")
+        rows = [_row(f"{kind}, as napari asks", *(score[kind] for score in scores), groups) for kind in kinds]
         fields = {"whole plane": tiling.whole, "512 window": None}
         for name, field in fields.items():
             both = [_plain(one, data, objects, store, field) for one in (base, model)]
-            rows += [_row(f"{kind}, {name}", *(score[kind] for score in both)) for kind in kinds]
+            rows += [_row(f"{kind}, {name}", *(score[kind] for score in both), groups) for kind in kinds]
         head = ["prompt", "IoU base", "IoU trained", "gain (95 % interval)", "Dice base", "Dice trained"]
         print(table(head, rows), flush=True)
     if "class" in options.what:
@@ -149,8 +152,8 @@ def report(options, job: Job, key: str) -> None:
         print(f"Drawn by the mask decoder: foreground IoU {pooled(counts).iou:.3f}, Dice {pooled(counts).dice:.3f}")
 
 
-def _row(name: str, before: MaskScores, after: MaskScores) -> list[str]:
-    found = compared(before, after)
+def _row(name: str, before: MaskScores, after: MaskScores, groups: np.ndarray) -> list[str]:
+    found = compared(*(replace(scores, groups=groups) for scores in (before, after)))
     low, high = found["gain_interval"]
     return [
         name,

@@ -76,3 +76,20 @@ def test_what_is_ignored_stays_ignored_and_colours_are_kept_apart(plane) -> None
     red, green, blue = np.moveaxis(picture.astype(float), -1, 0)
     assert np.abs(green - blue).mean() < 1
     assert np.std(red - green) > 10
+
+
+def test_left_stays_left_where_it_matters() -> None:
+    """Flips and turns would show a left lung as a right one."""
+    picture, objects = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.int32)
+    objects[60:100, 60:100] = 1  # upper left
+    field = whole((256, 256))
+    places = [
+        [
+            np.argwhere(varied(picture, objects, field, np.random.default_rng(seed), free)[1] == 1).mean(0)
+            for seed in range(24)
+        ]
+        for free in (True, False)
+    ]
+    anywhere, kept = np.array(places) - 128
+    assert (kept < 0).all()
+    assert (anywhere > 0).any()

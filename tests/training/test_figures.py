@@ -9,8 +9,11 @@ import pytest
 
 from napari_zeroseg.errors import WriteError
 from napari_zeroseg.metrics import Counts
+from napari_zeroseg.training.config import TrainingConfig
+from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.figures import Figures, figures_of, keep_figures, kept_figures
-from napari_zeroseg.training.validation import MaskScores, pooled_interval, some_planes
+from napari_zeroseg.training.sections import sections_of
+from napari_zeroseg.training.validation import MaskScores, compared, interval, pooled_interval, some_planes
 
 
 def _figures(seed: int) -> Figures:
@@ -59,3 +62,37 @@ def test_planes_to_judge_the_class_by_are_spread_and_never_all_empty() -> None:
     assert len(chosen) == 6
     assert {30, 31} & set(chosen)
     assert max(chosen) == 59
+
+
+def test_sections_of_one_object_are_drawn_together() -> None:
+    """Ten sections of each object say no more of others than one does."""
+    rng = np.random.default_rng(0)
+    objects = rng.normal(0.1, 0.2, 12)
+    once = interval(objects)
+    groups = np.repeat(np.arange(12), 10)
+    assert interval(np.repeat(objects, 10), groups=groups) == pytest.approx(once)
+    low, high = interval(np.repeat(objects, 10))
+    assert high - low < 0.5 * (once[1] - once[0])
+    one = MaskScores(np.full(10, 0.5), np.full(10, 0.6), np.zeros(10, np.int64))
+    other = MaskScores(np.full(10, 0.7), np.full(10, 0.8), np.zeros(10, np.int64))
+    figures = compared(one, other)
+    assert (figures["objects"], figures["independent"]) == (10, 1)
+    assert figures["gain_interval"] == [-1.0, 1.0]
+
+
+def test_sections_are_found_by_what_lies_over_each_other() -> None:
+    labels = np.zeros((4, 64, 64), np.int32)
+    labels[:, 4:14, 4:14] = 1  # on all planes
+    labels[:2, 30:40, 30:40] = 2
+    labels[2:, 30:40, 44:54] = 2  # the same class somewhere else
+    labels[3, 50:60, 4:14] = 1
+    picture = (np.arange(labels.size) % 251).astype(np.uint8).reshape(labels.shape)
+    for labels_are, expected in (("classes", 4), ("instances", 3)):
+        config = TrainingConfig("a", ((picture, labels),), labels_are=labels_are)
+        data = TrainingData(config)
+        groups = sections_of(data, data.objects)
+        assert len(np.unique(groups)) == expected
+        whole = [groups[i] for i, one in enumerate(data.objects) if one.box[:2] == (4, 4)]
+        assert len(set(whole)) == 1
+    apart = TrainingData(TrainingConfig("a", ((picture[::2], labels[::2]), (picture[1::2], labels[1::2]))))
+    assert len(np.unique(sections_of(apart, apart.objects))) > 4

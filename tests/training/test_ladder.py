@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.estimate import estimate
 from napari_zeroseg.training.loop import Trainer
+from napari_zeroseg.training.run import train
 from napari_zeroseg.training.split import split_for
 from napari_zeroseg.training.tasks import ClassTask, MaskTask
+from napari_zeroseg.training.validation import MaskJudge
 from napari_zeroseg.training.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("kept_cache")
@@ -92,3 +95,11 @@ def test_what_fits_is_the_same_whether_windows_were_encoded_before(
     with_new_windows = estimate(short(variants=8, seed=5))
     assert with_new_windows.seconds_encoding > 0.2  # what was measured before does not stand for the rest
     assert estimate(short(pairs=(stack,))).trainings == 5
+
+
+def test_out_of_memory_where_answers_are_judged_is_said(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MaskJudge, "score", _full)
+    with pytest.raises(DeviceMemoryError, match="while pictures were encoded or answers judged: choose a smaller base"):
+        train(short(prompts={"box": 1}), out=tmp_path / "run")

@@ -39,8 +39,16 @@ _SHIFT = 3.0
 """Standard deviation of that deformation in pixels."""
 
 
+_TILT = np.pi / 18
+"""Largest angle by which a variant is turned where left, right, up and down have to stay."""
+
+
 def varied(
-    picture: NDArray[np.uint8], objects: NDArray[np.int32], field: Field, rng: np.random.Generator
+    picture: NDArray[np.uint8],
+    objects: NDArray[np.int32],
+    field: Field,
+    rng: np.random.Generator,
+    any_orientation: bool = True,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Return another view of a window of a plane: turned by any angle, flipped, scaled, bent, of other contrast.
 
@@ -54,13 +62,15 @@ def varied(
         The window.
     rng : numpy.random.Generator
         The same state gives the same variant.
+    any_orientation : bool
+        False flips nothing and turns by up to 10 degrees only.
 
     Returns
     -------
     tuple of array
         Picture and objects of the window's size.
     """
-    places = _places(field, rng)
+    places = _places(field, rng, any_orientation)
     # only what is looked at: a plane may be large
     ends = [
         (max(0, int(axis.min()) - 2), min(side, int(axis.max()) + 3))
@@ -75,12 +85,14 @@ def varied(
     return _of_other_contrast(seen, rng), _moved(objects, places, 0, "constant", IGNORE).astype(np.int32)
 
 
-def _places(field: Field, rng: np.random.Generator) -> NDArray[np.float64]:
+def _places(field: Field, rng: np.random.Generator, any_orientation: bool) -> NDArray[np.float64]:
     """Where on the plane each pixel of the window comes from, (2, h, w)."""
     shape = field.shape
     middle = np.array([field.r0 + field.r1 - 1, field.c0 + field.c1 - 1])[:, None, None] / 2
     grid = np.mgrid[field.r0 : field.r1, field.c0 : field.c1] - middle
     angle, flip = rng.uniform(0, 2 * np.pi), rng.choice([-1.0, 1.0])
+    if not any_orientation:
+        angle, flip = _TILT * (angle / np.pi - 1), 1.0
     scales = np.exp(rng.uniform(-np.log(_SCALE), np.log(_SCALE), 2))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     places = np.einsum("ij,jhw->ihw", turn @ np.diag([flip, 1.0] / scales), grid) + middle

@@ -163,6 +163,13 @@ def _mask_rows(masks: Mapping[str, Mapping[str, Any]], of_words: bool) -> list[s
             f"| {entry['iou_after']:.3f} | {entry['gain']:+.3f} ({low:+.3f} to {high:+.3f}) "
             f"| {entry['dice_before']:.3f} | {entry['dice_after']:.3f} |"
         )
+    first = next(iter(masks.values()))
+    count = first.get("independent", first["objects"])
+    if count < first["objects"]:
+        rows += [
+            "",
+            f"The outlines are sections of {count} object{'s' if count > 1 else ''}, which the intervals resample.",
+        ]
     return [*rows, ""]
 
 

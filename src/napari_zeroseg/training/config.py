@@ -148,6 +148,9 @@ class TrainingConfig:
         Versions of each window (turned, flipped, scaled, bent, of other contrast, blurred, noisy) that the encoder is
         run on, the plain one included. Where the encoder is trained, one window of so many is plain and the others are
         new ones in each epoch.
+    any_orientation : bool
+        Whether these are turned by any angle and flipped. False keeps left, right, up and down, which differ in people:
+        nothing is flipped, and turned by up to 10 degrees only.
     validation : float
         Part of the planes or pictures that is held back where no pair has that role.
     gap : int
@@ -196,6 +199,7 @@ class TrainingConfig:
     blocks: int = 2
     lora_rank: int = 4
     variants: int = 2
+    any_orientation: bool = True
     validation: float = 0.25
     gap: int = 1
     patience: int = 0
@@ -406,7 +410,7 @@ def _check(config: TrainingConfig) -> None:
         raise InputError("The weights of the prompts to simulate must be positive numbers.")
     if config.box_margin[0] > config.box_margin[1] or config.box_margin[0] <= -0.5:
         raise InputError("The margin of loose boxes is (least, greatest), each above -0.5 of the object's size.")
-    for name in ("recompute", "tensorboard"):
+    for name in ("recompute", "tensorboard", "any_orientation"):
         if not isinstance(getattr(config, name), bool):
             raise InputError(f"The setting {name!r} is true or false, not {getattr(config, name)!r}.")
     _check_numbers(config)

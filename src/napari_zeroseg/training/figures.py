@@ -57,7 +57,11 @@ def figures_of(fits: Sequence[Figures]) -> tuple[dict[str, Any], dict[str, Any] 
 
 
 def _together(scores: Sequence[MaskScores]) -> MaskScores:
-    return MaskScores(*(np.concatenate([getattr(one, name) for one in scores]) for name in ("iou", "dice")))
+    iou, dice = (np.concatenate([getattr(one, name) for one in scores]) for name in ("iou", "dice"))
+    # numbers of objects are those of one block: the next one goes on from there
+    starts = np.cumsum([0, *(1 + one.groups.max(initial=-1) for one in scores[:-1])])
+    groups = np.concatenate([one.groups + start for one, start in zip(scores, starts, strict=True)])
+    return MaskScores(iou, dice, groups if len(groups) == len(iou) else np.zeros(0, np.int64))
 
 
 def keep_figures(path: Path, made_of: Mapping[str, Any], figures: Figures) -> None:
@@ -76,7 +80,10 @@ def keep_figures(path: Path, made_of: Mapping[str, Any], figures: Figures) -> No
         If the disk is full or read-only.
     """
     scores = {
-        when: {kind: [one.iou.tolist(), one.dice.tolist()] for kind, one in getattr(figures, when).items()}
+        when: {
+            kind: [one.iou.tolist(), one.dice.tolist(), one.groups.tolist()]
+            for kind, one in getattr(figures, when).items()
+        }
         for when in ("before", "after")
     }
     told = {"made_of": made_of, **scores, "found": [astuple(one) for one in figures.found], "curve": figures.curve}
@@ -90,9 +97,26 @@ def kept_figures(path: Path, made_of: Mapping[str, Any]) -> Figures | None:
         if told["made_of"] != made_of:
             return None
         before, after = (
-            {kind: MaskScores(*(np.array(values, float) for values in both)) for kind, both in told[when].items()}
+            {
+                kind: MaskScores(np.array(iou, float), np.array(dice, float), np.array(groups, np.int64))
+                for kind, (iou, dice, groups) in told[when].items()
+            }
             for when in ("before", "after")
         )
         return Figures(before, after, [Counts(*one) for one in told["found"]], told["curve"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is missing or damaged is computed again
+
+
+def beside_base(scores: dict[str, MaskScores], base: dict[str, MaskScores]) -> dict[str, float]:
+    """Means by kind of prompt as a row of figures, and those of the base."""
+    row: dict[str, float] = {}
+    for kind, one in scores.items():
+        row |= {f"iou_{kind}": float(one.iou.mean()), f"dice_{kind}": float(one.dice.mean())}
+        row |= {f"base_iou_{kind}": float(base[kind].iou.mean()), f"base_dice_{kind}": float(base[kind].dice.mean())}
+    return row
+
+
+def means(scores: dict[str, MaskScores]) -> dict[str, dict[str, float]]:
+    """Mean IoU and Dice by kind of prompt."""
+    return {kind: {"iou": float(one.iou.mean()), "dice": float(one.dice.mean())} for kind, one in scores.items()}

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from napari_zeroseg.devices import is_out_of_memory
 from napari_zeroseg.embeddings import EmbeddingStore
-from napari_zeroseg.errors import InputError
+from napari_zeroseg.errors import InputError, ZerosegError
 from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training import previews
@@ -21,13 +22,15 @@ from napari_zeroseg.training.classes import ClassHead, ClassSegmenter
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData, TrainingObject
 from napari_zeroseg.training.events import Events
-from napari_zeroseg.training.figures import Figures
+from napari_zeroseg.training.figures import Figures, beside_base, means
 from napari_zeroseg.training.folder import RunFolder
 from napari_zeroseg.training.keeping import read_best, room_in, write_best, write_rows
+from napari_zeroseg.training.ladder import too_little
 from napari_zeroseg.training.loop import HEAD, StepReport, Trainer, read_state, save_state
 from napari_zeroseg.training.networks import Learner, Trained
 from napari_zeroseg.training.patches import Patch
 from napari_zeroseg.training.processes import Processes
+from napari_zeroseg.training.sections import sections_of
 from napari_zeroseg.training.split import Split, objects_of
 from napari_zeroseg.training.validation import (
     MOST_REPORTED,
@@ -127,7 +130,22 @@ class Fitting:
         self._saved = 0.0
 
     def go(self) -> Fitted:
-        """Encode, score the base, train, score again."""
+        """Encode, score the base, train, score again.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If there is too little memory, with the remedies.
+        """
+        try:
+            return self._go()
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, ZerosegError) or not is_out_of_memory(error):
+                raise
+            doing = "while pictures were encoded or answers judged"
+            raise too_little(self._config, self._network.model.device, doing=doing) from error
+
+    def _go(self) -> Fitted:
         self._encode_ahead()
         state = self._processes.together(self._kept_state)
         kept = None if state is None else int(state["trainer"]["steps"])
@@ -189,7 +207,7 @@ class Fitting:
             return
         objects = self._chosen()
         self._before_choose = self._score(self._network.model, objects, all_kinds=False)
-        self._tell("baseline", objects=len(objects), masks=_means(self._before_choose))
+        self._tell("baseline", objects=len(objects), masks=means(self._before_choose))
 
     def _chosen(self) -> list[TrainingObject]:
         return some_of(objects_of(self._data, self._split.choose), self._config.validation_objects)
@@ -292,7 +310,7 @@ class Fitting:
         row: dict[str, float] = {}
         if self._config.trains_masks:
             scores = self._score(model, self._chosen(), all_kinds=False)
-            row |= _beside_base(scores, self._before_choose)
+            row |= beside_base(scores, self._before_choose)
         if head is not None:
             labelled = {self._data.objects[i].plane for i in self._split.choose}
             planes = some_planes(self._split.choose_planes, labelled, _CLASS_PLANES)
@@ -342,17 +360,24 @@ class Fitting:
         objects = some_of(objects_of(self._data, self._split.report), MOST_REPORTED)
         model = self._network.model_with(changed, f"end{self._fold}")
         if self._config.trains_masks:
-            before = self._score(self._network.model, objects, all_kinds=True)
-            after = self._score(model, objects, all_kinds=True)
+            scored = (self._score(one, objects, all_kinds=True) for one in (self._network.model, model))
+            before, after = (self._grouped(scores, objects) for scores in scored)
         if head is not None:
             found = self._score_class(model, head, self._split.report_planes)
         return Figures(before, after, found)
+
+    def _grouped(self, scores: dict[str, MaskScores], objects: list[TrainingObject]) -> dict[str, MaskScores]:
+        """Scores that know which outlines are sections of one object; those of words are by planes."""
+        if self._config.words:
+            return scores
+        groups = sections_of(self._data, objects)
+        return {kind: replace(one, groups=groups) for kind, one in scores.items()}
 
     def _tell_fold(self, step: int, figures: Figures) -> None:
         row: dict[str, Any] = {"step": step, "seconds": self._seconds}
         # those that were shown on the way: a mean over others would break the curve
         shown = {kind: scores for kind, scores in figures.after.items() if kind in self._before_choose}
-        row |= _beside_base(shown, figures.before)
+        row |= beside_base(shown, figures.before)
         if figures.found:
             row["iou_class"] = pooled(figures.found).iou
         self._note(row)
@@ -429,16 +454,3 @@ class Fitting:
     def _tell(self, event: str, **values: Any) -> None:
         block = {} if self._fold is None else {"block": self._fold + 1, "held_back": self._split.sentence}
         self._run.events(event, **block, **values)
-
-
-def _beside_base(scores: dict[str, MaskScores], base: dict[str, MaskScores]) -> dict[str, float]:
-    """Means by kind of prompt as a row of figures, and those of the base."""
-    row: dict[str, float] = {}
-    for kind, one in scores.items():
-        row |= {f"iou_{kind}": float(one.iou.mean()), f"dice_{kind}": float(one.dice.mean())}
-        row |= {f"base_iou_{kind}": float(base[kind].iou.mean()), f"base_dice_{kind}": float(base[kind].dice.mean())}
-    return row
-
-
-def _means(scores: dict[str, MaskScores]) -> dict[str, dict[str, float]]:
-    return {kind: {"iou": float(one.iou.mean()), "dice": float(one.dice.mean())} for kind, one in scores.items()}

@@ -48,7 +48,9 @@ def within_memory(
         _log.warning("%s is short of memory: %d prompts are answered at a time from now on.", device, masks.at_once)
 
 
-def too_little(config: TrainingConfig, device: torch.device, reduced: str = "") -> DeviceMemoryError:
+def too_little(
+    config: TrainingConfig, device: torch.device, reduced: str = "", doing: str = "in a training step"
+) -> DeviceMemoryError:
     """The error that says what to choose instead."""
     remedies = []
     if config.trains_encoder:
@@ -56,6 +58,5 @@ def too_little(config: TrainingConfig, device: torch.device, reduced: str = "") 
         remedies.append("train the class alone" if config.trains_class else "train the decoder alone")
     remedies += ["choose a smaller base or the CPU" if device.type != "cpu" else "choose a smaller base"]
     return DeviceMemoryError(
-        f"{device} ran out of memory in a training step{reduced}: {', '.join(remedies)}, or close other programs that "
-        "use it."
+        f"{device} ran out of memory {doing}{reduced}: {', '.join(remedies)}, or close other programs that use it."
     )

@@ -97,7 +97,7 @@ class Look:
         everything = bool(folds(data, config, split))
         self._objects = list(data.objects) if everything else objects_of(data, split.train)
         self._planes = sorted({one.plane for one in self._objects}) if everything else list(split.train_planes)
-        self._patches = Patches(data, config.seed, () if everything else split.held)
+        self._patches = Patches(data, config.seed, () if everything else split.held, config.any_orientation)
         self._prompts = usable(config.prompts, self._spec.accepts)
 
     @property

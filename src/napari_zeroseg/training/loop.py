@@ -116,11 +116,11 @@ class Trainer:
         return {name: value.clone() for name, value in self._mean.items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on: the values themselves, which that step changes, and no copies."""
         return {
             "done": self.done,
             "steps": self.steps,
-            "parameters": {name: parameter.detach().clone() for name, parameter in self.parameters.items()},
+            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
             "mean": self._mean,
             "optimizer": self._optimizer.state_dict(),
             "at_once": {name: task.at_once for name, task in self._tasks.items() if isinstance(task, MaskTask)},

@@ -82,9 +82,14 @@ class Patches:
         Of the variants.
     held : tuple of Region
         Parts of training planes that must not be learnt from.
+    any_orientation : bool
+        Whether variants are turned by any angle and flipped.
     """
 
-    def __init__(self, data: TrainingData, seed: int, held: tuple[Region, ...] = ()) -> None:
+    def __init__(
+        self, data: TrainingData, seed: int, held: tuple[Region, ...] = (), any_orientation: bool = True
+    ) -> None:
+        self._any_orientation = any_orientation
         self.data = data
         self._seed = seed
         self._held = held
@@ -105,7 +110,7 @@ class Patches:
         if patch.variant == 0:
             return Seen(picture[patch.field.slices], objects[patch.field.slices])
         rng = np.random.default_rng([self._seed, patch.plane, *patch.field, patch.variant])
-        self._keep(patch, Seen(*varied(picture, objects, patch.field, rng)))
+        self._keep(patch, Seen(*varied(picture, objects, patch.field, rng, self._any_orientation)))
         return self._variants[patch]
 
     def _keep(self, patch: Patch, seen: Seen) -> None:

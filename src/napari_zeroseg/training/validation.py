@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,10 +33,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class MaskScores:
-    """IoU and Dice of each object, (N,) each, for one kind of prompt."""
+    """IoU and Dice of each outline, (N,) each, for one kind of prompt.
+
+    Attributes
+    ----------
+    iou, dice : (N,) float64
+    groups : (N,) int64
+        Which outlines are sections of one object, as of :func:`~napari_zeroseg.training.sections.sections_of`; empty
+        where each stands for itself.
+    """
 
     iou: Floats
     dice: Floats
+    groups: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class Judge(Protocol):
@@ -210,21 +219,30 @@ def pooled_interval(counts: Sequence[Counts], seed: int = 0, level: float = 0.95
     return float(low), float(high)
 
 
-def interval(values: Floats, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def interval(
+    values: Floats, seed: int = 0, level: float = 0.95, groups: NDArray[np.int64] | None = None
+) -> tuple[float, float]:
     """Bootstrap interval of a mean: resampling with replacement, percentiles; Efron, 1979.
 
     Parameters
     ----------
     values : (N,) float64
-        One an object, or the difference of two models on the same object.
+        One an outline, or the difference of two models on the same one.
     seed : int
     level : float
         Part of the resampled means that lies inside.
+    groups : (N,) int64, optional
+        Values that are drawn together, since they are sections of one object.
     """
     if not len(values):
         return 0.0, 0.0
+    if groups is None or not len(groups):
+        groups = np.arange(len(values))
+    _, groups = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(groups, values), np.bincount(groups)
     rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(SAMPLES)])
+    drawn = (rng.integers(len(sums), size=len(sums)) for _ in range(SAMPLES))
+    means = np.array([sums[chosen].sum() / counts[chosen].sum() for chosen in drawn])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -232,23 +250,25 @@ def interval(values: Floats, seed: int = 0, level: float = 0.95) -> tuple[float,
 def compared(before: MaskScores, after: MaskScores) -> dict[str, float | list[float]]:
     """Means before and after, their difference and its interval, of IoU; means of Dice.
 
-    Of a single value there is no telling how far it is from the mean: its intervals are as wide as can be.
+    Of a single object there is no telling how far it is from the mean: its intervals are as wide as can be.
     """
-    gain = after.iou - before.iou
-    if len(gain) == 1:
+    gain, groups = after.iou - before.iou, after.groups
+    count = len(np.unique(groups)) if len(groups) else len(gain)
+    if count == 1:
         unknown = {name: [0.0, 1.0] for name in ("iou_before_interval", "iou_after_interval")}
-        return {**_means(before, after), **unknown, "gain_interval": [-1.0, 1.0]}
+        return {**_means(before, after, count), **unknown, "gain_interval": [-1.0, 1.0]}
     return {
-        **_means(before, after),
-        "iou_before_interval": list(interval(before.iou)),
-        "iou_after_interval": list(interval(after.iou)),
-        "gain_interval": list(interval(gain)),
+        **_means(before, after, count),
+        "iou_before_interval": list(interval(before.iou, groups=groups)),
+        "iou_after_interval": list(interval(after.iou, groups=groups)),
+        "gain_interval": list(interval(gain, groups=groups)),
     }
 
 
-def _means(before: MaskScores, after: MaskScores) -> dict[str, float | list[float]]:
+def _means(before: MaskScores, after: MaskScores, count: int) -> dict[str, float | list[float]]:
     return {
         "objects": len(after.iou),
+        "independent": count,
         "iou_before": float(before.iou.mean()),
         "iou_after": float(after.iou.mean()),
         "gain": float((after.iou - before.iou).mean()),

@@ -60,7 +60,7 @@ class Workbench:
         self.objects = list(data.objects) if everything else objects_of(data, split.train)
         planes = list(range(len(data.planes))) if everything else list(split.train_planes)
         self._held = () if everything else split.held
-        self.patches = Patches(data, config.seed, self._held)
+        self.patches = Patches(data, config.seed, self._held, config.any_orientation)
         self.head, self.side = self._new_head()
         known = () if self.head is None else planes
         self.proportions = proportions_in(data, known, config.min_pixels, self._held)
@@ -117,18 +117,23 @@ class Workbench:
         return max(task.steps() for task in self.tasks.values())
 
     def memory_bytes(self) -> int:
-        """Peak so far, of the GPU or of this process on a CPU, and what the optimiser will take beside it."""
+        """Peak so far, of the GPU or of this process on a CPU, and what the run will take beside it.
+
+        That is the optimiser's part, the best weights, and, where the encoder is trained, a second network to judge.
+        """
         device = self.network.model.device
         parameters = [*self.network.encoder_parameters(), *self.network.decoder_parameters()]
         count = sum(parameter.numel() for _, parameter in parameters)
         count += 0 if self.head is None else sum(parameter.numel() for parameter in self.head.parameters())
-        # two moments and the running mean of the weights, in float32
-        optimiser = 3 * 4 * count
+        # two moments, the running mean of the weights and the best of these, in float32
+        beside = 4 * 4 * count
+        if self.config.trains_encoder:
+            beside += 4 * sum(tensor.numel() for tensor in self.network.base_tensors.values())
         if device.type == "cuda":
-            return int(torch.cuda.max_memory_reserved(device)) + optimiser
+            return int(torch.cuda.max_memory_reserved(device)) + beside
         if device.type == "mps":
-            return int(torch.mps.driver_allocated_memory()) + optimiser
-        return peak_memory() + optimiser
+            return int(torch.mps.driver_allocated_memory()) + beside
+        return peak_memory() + beside
 
     def _new_head(self) -> tuple[ClassHead | None, int]:
         if not self.config.trains_class:
