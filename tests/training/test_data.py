@@ -238,6 +238,16 @@ def test_a_few_neighbouring_planes_are_parted_by_a_strip_through_all(count: int)
     assert f"the lower part of all {count} planes, which lie too close together" in split.sentence
 
 
+def test_planes_whose_objects_go_through_are_held_back_whole_where_a_strip_parts_nothing() -> None:
+    labels = np.zeros((3, 64, 64), np.int32)
+    for i in range(4):
+        labels[:, :, 16 * i : 16 * i + 8] = i + 1
+    split = split_for(data_of(labels), TrainingConfig("a", (("x", "y"),)))
+    assert (split.train_planes, split.report_planes, split.held) == ((0,), (2,), ())
+    with pytest.raises(InputError, match="are 2 labelled planes, close together, and the objects cannot be parted"):
+        split_for(data_of(labels[:2]), TrainingConfig("a", (("x", "y"),)))
+
+
 def test_planes_far_from_each_other_are_held_back_whole() -> None:
     labels = squares(60, 36)
     labels[[i for i in range(60) if i not in (0, 30, 59)]] = 0

@@ -64,7 +64,7 @@ def test_a_run_whose_variants_are_forgotten_goes_on_bit_by_bit(
     once = patches.varied
 
     def counted(*given: Any) -> Any:
-        made[str(given[-1].bit_generator.state)] += 1
+        made[str(given[3].bit_generator.state)] += 1
         return once(*given)
 
     monkeypatch.setattr(patches, "varied", counted)
@@ -217,11 +217,11 @@ def test_blocks_that_are_done_are_not_done_again(
     trained = train((tmp_path / "run").rename(tmp_path / "moved"), resume=True, listener=told.append)
     assert not list((tmp_path / "moved").glob("last_block*"))  # all are done
     left = [(event.get("block"), event["step"]) for event in told if event["event"] == "step"]
-    assert left == [(2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]
+    assert left == [(2, 2), (3, 1), (3, 2)]
     watch = RunWatch(RunFolder(tmp_path / "moved"))
     watch.look()
-    assert [step for step, _ in watch.losses] == [1, 2, 3]
-    assert [step for step, _ in watch._seen[2][0]] == [1, 2, 3]
+    assert [step for step, _ in watch.losses] == [1, 2]
+    assert [step for step, _ in watch._seen[2][0]] == [1, 2]
     for figures in ("masks", "class", "split"):
         assert trained.card[figures] == whole.card[figures]
     assert trained.card["class"]["planes"] == 3

@@ -16,6 +16,8 @@ import napari_zeroseg as zs
 from napari_zeroseg.cascade import SimilarOptions
 from napari_zeroseg.cli import main
 from napari_zeroseg.errors import InputError, ReadError, WriteError
+from napari_zeroseg.locks import only_run_on
+from napari_zeroseg.settings import Settings
 from napari_zeroseg.training import patches
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
@@ -161,3 +163,11 @@ def test_a_disk_that_is_full_before_the_run_keeps_nothing(
     with pytest.raises(WriteError, match="make room"):
         new_run(short(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_of_one_name_meet_before_they_learn(short: Short, tmp_path: Path) -> None:
+    models = Settings.from_environment().models_dir
+    models.mkdir(parents=True, exist_ok=True)
+    with only_run_on(models / "mine"), pytest.raises(WriteError, match=r"Another run is writing .*mine: wait until"):
+        train(short(name="mine"), out=tmp_path / "second")
+    assert not (tmp_path / "second").exists()

@@ -26,6 +26,7 @@ from napari_zeroseg.training.processes import ALONE, LostError, Processes
 from napari_zeroseg.training.result import TrainedModel, check_name, made_by, register
 from napari_zeroseg.training.split import BLOCKS, Split, folds, split_for
 from napari_zeroseg.training.untold import check_words_held, untold
+from napari_zeroseg.weights.cards import model_folder
 from napari_zeroseg.weights.resting import Ground, kept
 
 if TYPE_CHECKING:
@@ -148,8 +149,12 @@ class Work:
             return self._go()
         board = Board(self.folder.path) if self.config.tensorboard else None
         self.events = Events(self.folder.events, *(one for one in (self._listener, board) if one is not None))
+        name = model_folder(self.config.name)
+        with contextlib.suppress(OSError):  # told by the lock, which goes beside it
+            name.parent.mkdir(parents=True, exist_ok=True)
         with (
             only_run_on(self.folder.path),
+            only_run_on(name),  # two runs of one name would meet only when both have learnt
             contextlib.closing(board) if board is not None else contextlib.nullcontext(),
         ):
             self._control = Control(self.folder.control)

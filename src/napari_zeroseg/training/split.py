@@ -84,7 +84,11 @@ def split_for(data: TrainingData, config: TrainingConfig) -> Split:
     others = [plane for plane in rest if plane not in free]
     train, held = _last_block(data, free, config)
     if _lie_close(data, train, free) and (strip := _strip(data, free, config)) is not None:
-        return _of_strip(data, strip, free, others, config)
+        parted = _of_strip(data, strip, free, others, config)
+        if parted is not None:
+            return parted
+        if not train:
+            raise _not_parted(len(free))
     # what lies beside the block is not learnt from, even where it was named to be
     train = sorted([*train, *(p for p in others if not any(_is_near(data, p, h, config.gap) for h in held))])
     return _of_planes(data, train, held, config, f"the last {_planes(len(held))}{_left_out(train, rest, held)}")
@@ -203,16 +207,12 @@ def _strip(data: TrainingData, planes: Sequence[int], config: TrainingConfig) ->
 
 def _of_strip(
     data: TrainingData, strip: _Strip, planes: Sequence[int], others: Sequence[int], config: TrainingConfig
-) -> Split:
-    """Hold back one strip of all planes; objects on its border count for neither."""
+) -> Split | None:
+    """Hold back one strip of all planes; objects on its border count for neither. None if that leaves nothing."""
     others = [p for p in others if not any(_is_near(data, p, plane, config.gap) for plane in planes)]
     split = _around(data, strip, planes, "")
     if split is None:
-        which = "is one labelled plane" if len(planes) == 1 else f"are {len(planes)} labelled planes, close together"
-        raise InputError(
-            f"There {which}, and the objects cannot be parted into some to learn from and some to validate on: label "
-            f"{'a second plane' if len(planes) == 1 else 'planes that are farther apart'}."
-        )
+        return None
     where = "lower" if strip.axis == 0 else "right"
     sentence = f"the {where} part of the only plane; label more planes for a figure that says more"
     if len(planes) > 1:
@@ -222,6 +222,14 @@ def _of_strip(
         )
     train, train_planes = sorted({*split.train, *_on(data, others)}), sorted({*planes, *others})
     return replace(split, train=tuple(train), train_planes=tuple(train_planes), sentence=sentence)
+
+
+def _not_parted(count: int) -> InputError:
+    which = "is one labelled plane" if count == 1 else f"are {count} labelled planes, close together"
+    return InputError(
+        f"There {which}, and the objects cannot be parted into some to learn from and some to validate on: label "
+        f"{'a second plane' if count == 1 else 'planes that are farther apart'}."
+    )
 
 
 def _strips(data: TrainingData, planes: Sequence[int], count: int) -> list[Split]:
