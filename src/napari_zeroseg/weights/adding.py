@@ -14,8 +14,8 @@ from napari_zeroseg.errors import UnknownModelError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, model_folder
-from napari_zeroseg.weights.download import one_at_a_time
 from napari_zeroseg.weights.folder import check_family, locate, megabytes
+from napari_zeroseg.weights.holding import one_at_a_time
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import Weights, check_whole, file_of, hash_again, read_file
 

@@ -6,13 +6,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-from filelock import FileLock, Timeout
 
 from napari_zeroseg.errors import (
     ChangedWeightsError,
@@ -24,9 +20,10 @@ from napari_zeroseg.errors import (
 )
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.cards import PINNED, PUBLISHED, Card, model_folder, read_card
 from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
 from napari_zeroseg.weights.folder import bring, locate, size_in_words
+from napari_zeroseg.weights.holding import one_at_a_time
 from napari_zeroseg.weights.layouts import detect_layout, known_models
 from napari_zeroseg.weights.reading import check_whole, shapes_of
 from napari_zeroseg.weights.repositories import arguments_of
@@ -342,25 +339,3 @@ def _made(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise WriteError(f"{folder} is read-only: set ZEROSEG_DATA_DIR to another place.")
     return folder
-
-
-@contextmanager
-def one_at_a_time(folder: Path, cancel: CancelToken) -> Iterator[None]:
-    """Hold a model's folder for this process; wait while another one holds it, unless cancelled."""
-    lock = FileLock(folder / LOCK)
-    waiting = False
-    while True:
-        try:
-            lock.acquire(timeout=0.2)
-            break
-        except Timeout:
-            cancel.raise_if_cancelled()
-            if not waiting:
-                _log.info("Another process is working on %s: waiting for it.", folder)
-                waiting = True
-        except (OSError, NotImplementedError) as error:
-            raise WriteError(f"{folder} cannot be locked ({error}): set ZEROSEG_DATA_DIR to a local disk.") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -6,16 +6,14 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from napari_zeroseg.errors import WeightsError, WriteError
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights.cards import CARD, LOCK, OWN, PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.holding import if_free
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import (
     SUFFIXES,
@@ -351,24 +349,14 @@ def remove_model(spec: ModelSpec) -> None:
     ours = [path for path in folder.glob("*") if path.name != LOCK and (path.name != CARD or not keeps_hash)]
     if not [path for path in ours if path.stat().st_size]:
         raise _nothing_to_remove(spec)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise WriteError(f"{spec.title} is being downloaded or added: stop that first, or wait for it.") from None
-    except (OSError, NotImplementedError) as error:
-        raise WriteError(f"{folder} cannot be locked ({error}): permit it.") from error
-    try:
-        for path in ours:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise WriteError(f"{folder} could not be emptied ({error.strerror}): close what uses it.") from error
-    finally:
-        lock.release()
-    if not keeps_hash:
-        with suppress(OSError):  # another process may be downloading it again already
-            (folder / LOCK).unlink(missing_ok=True)
-            folder.rmdir()
+    with if_free(folder) as is_free:
+        if not is_free:
+            raise WriteError(f"{spec.title} is being downloaded or added: stop that first, or wait for it.")
+        try:
+            for path in ours:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(f"{folder} could not be emptied ({error.strerror}): close what uses it.") from error
 
 
 def _nothing_to_remove(spec: ModelSpec) -> WeightsError:
