@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg import weights as weight_files
@@ -30,6 +29,7 @@ from napari_zeroseg.weights.cards import OWN, cards, model_folder
 from napari_zeroseg.weights.precisions import needs_float32
 from napari_zeroseg.weights.repositories import SEE_REPOSITORY, of_repository
 from napari_zeroseg.weights.sources import ADDED
+from napari_zeroseg.weights.workplaces import JOINING, workplace
 
 if TYPE_CHECKING:
     import torch
@@ -340,9 +340,8 @@ def _joined(decoder: Path, sam: Path) -> Iterator[tuple[Path, str]]:
     tensors = {name: tensor.contiguous() for name, tensor in merge(*parts).items()}
     folder = Settings.from_environment().models_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".joining-") as place:
-            file = Path(place) / f"{decoder.stem}_with_{sam.stem}.safetensors"
+        with workplace(JOINING) as place:
+            file = place / f"{decoder.stem}_with_{sam.stem}.safetensors"
             save_file(tensors, file)
             file.chmod(sam.stat().st_mode & 0o666 | 0o600)  # a new file of safetensors is its owner's alone
             yield file, f"{decoder} and {sam}"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import InputError, ReadError, WeightsError, WriteError, ZerosegError
@@ -23,6 +22,7 @@ from napari_zeroseg.training.events import plain
 from napari_zeroseg.weights.cards import model_folder, read_card
 from napari_zeroseg.weights.folder import locate
 from napari_zeroseg.weights.reading import hash_again
+from napari_zeroseg.weights.workplaces import IMPORTING, TRAINING, workplace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,13 +133,13 @@ def register(
     home = Settings.from_environment().models_dir
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _whole_or_not_at_all(name) as folder, TemporaryDirectory(dir=home, prefix=".training-") as place:
+        with _whole_or_not_at_all(name) as folder, workplace(TRAINING) as place:
             # before it is listed: whoever finds it half made after a kill can tell whose it is
             cards.write(folder, card)
             beside = [cards.JSON_FILE, cards.TEXT_FILE, *_laid(folder, others)]
-            file = Path(place) / WEIGHTS_FILE
+            file = place / WEIGHTS_FILE
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file, dict(head or {}) or None)
-            lay_beside(Path(place))
+            lay_beside(place)
             spec = add_checkpoint(file, form, name, link=True)
             # what learnt from weights is bound by their licence
             hashes = {inside: hash_again(folder / inside) for inside in beside}
@@ -306,7 +306,7 @@ def _unpack(archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name:
     home = Settings.from_environment().models_dir
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _whole_or_not_at_all(name) as folder, TemporaryDirectory(dir=home, prefix=".importing-") as place:
+        with _whole_or_not_at_all(name) as folder, workplace(IMPORTING) as place:
             files = {inside: Path(archive.extract(inside, place)) for inside in (note["file"], *companions)}
             wrong = [inside for inside, file in files.items() if hash_again(file) != _hash_of(note, inside)]
             if wrong:

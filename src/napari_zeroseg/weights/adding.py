@@ -18,6 +18,7 @@ from napari_zeroseg.weights.folder import check_family, locate, megabytes
 from napari_zeroseg.weights.holding import one_at_a_time
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import Weights, check_whole, file_of, hash_again, read_file
+from napari_zeroseg.weights.workplaces import sweep
 
 if TYPE_CHECKING:
     from napari_zeroseg.catalogue import ModelSpec
@@ -118,6 +119,7 @@ def add_checkpoint(
     if check is not None:
         check(base, weights)
     folder = model_folder(listed)
+    sweep()
     _make_room(folder, 0 if link else file.stat().st_size)
     with one_at_a_time(folder, CancelToken()):
         _store(file, folder, _card(base, listed, file, weights, origin), link)

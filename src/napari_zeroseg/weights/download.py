@@ -28,6 +28,7 @@ from napari_zeroseg.weights.layouts import detect_layout, known_models
 from napari_zeroseg.weights.reading import check_whole, shapes_of
 from napari_zeroseg.weights.repositories import arguments_of
 from napari_zeroseg.weights.sources import WeightsSource, host_of
+from napari_zeroseg.weights.workplaces import sweep
 
 if TYPE_CHECKING:
     from napari_zeroseg.catalogue import ModelSpec
@@ -118,6 +119,7 @@ def download_model(
     if accept_change and not re.fullmatch("[0-9a-fA-F]{8,64}", accept_change):
         raise InputError(f"A file is accepted by its sha256 or eight or more digits of it; got {accept_change!r}.")
     folder = _made(model_folder(spec.key))
+    sweep()
     with one_at_a_time(folder, cancel or CancelToken()):
         found = locate(spec)  # another process may have brought it meanwhile
         if found is not None:
