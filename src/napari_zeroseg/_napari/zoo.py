@@ -5,6 +5,7 @@ Disks and networks are waited for in threads of their own, so neither the window
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.registry import list_models
 from napari_zeroseg.weights import locate
 from napari_zeroseg.weights.folder import megabytes, size_in_words
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -233,9 +236,7 @@ class Zoo:
             try:
                 result = work(errand)
             except Exception as error:
-                if not isinstance(error, CancelledError):
-                    self.faults[key] = Fault(doing, error)
-                self._end(key)
+                self._end(key, None if isinstance(error, CancelledError) else Fault(doing, error))
                 failed(error)
             else:
                 self._end(key)
@@ -252,11 +253,17 @@ class Zoo:
             errand.token.cancel()
             self.changed.emit()
 
-    def _end(self, key: str) -> None:
+    def _end(self, key: str, fault: Fault | None = None) -> None:
         with self._lock:
             del self.errands[key]
-        self.look()
-        self.changed.emit()
+            if fault is not None:
+                self.faults[key] = fault
+        for renew in (self.look, self.changed.emit):
+            try:
+                renew()
+            except Exception:
+                # whoever began the errand must hear how it ended, whatever the disks or a dock say
+                _log.exception("The list of models could not be renewed.")
 
 
 def _in_a_thread(call: Callable[[], Any], name: str) -> None:
