@@ -16,20 +16,28 @@ from typing import TypeVar
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel, Status
+from napari_zeroseg._napari.looking import Look, look_at
 from napari_zeroseg._napari.trying import try_out
 from napari_zeroseg._napari.zoo import Entry, Errand, Zoo
 from napari_zeroseg.catalogue import FORMS, ModelSpec
 from napari_zeroseg.errors import CancelledError, ChangedWeightsError, UnknownModelError, WeightsError, ZerosegError
-from napari_zeroseg.jobs import InferenceQueue, Priority
+from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority
 from napari_zeroseg.registry import add_checkpoint as join_checkpoint
 from napari_zeroseg.registry import download_model, offer_of, remove_model, verify
 from napari_zeroseg.weights import Weights, locate
-from napari_zeroseg.weights.reading import check_whole, file_of, read_file
 
 T = TypeVar("T")
 
 ADDING = "+"
 """Key of the errand that reads and adds a checkpoint, whose model is not known yet."""
+
+_STOPPED = {
+    "Downloading": "Stopped. What has come of the download is kept, and it goes on from there",
+    "Verifying": "Stopped. The files were not verified",
+    "Removing": "Stopped. Nothing was deleted",
+    "Exporting": "Stopped. No file was written",
+}
+"""What is said of errands that the user has stopped; the others add something."""
 
 _FETCHING = "napari_zeroseg.weights.download"
 _ACCEPTING = (
@@ -64,18 +72,6 @@ class Question:
     choices: tuple[tuple[str, str], ...] = ()
     name: str | None = None
     file: str = ""
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What a file is, as far as it tells."""
-
-    path: Path
-    candidates: tuple[str, ...]
-    is_published: bool = False
-    lacks_sam: bool = False
-    exported: str = ""
-    """The key of a model that was exported."""
 
 
 class Keeper:
@@ -157,8 +153,8 @@ class Keeper:
     def verify(self, key: str) -> None:
         """Hash a model's files anew."""
 
-        def work(_: Errand) -> str:
-            report = verify(key)
+        def work(errand: Errand) -> str:
+            report = verify(key, cancel=errand.token)
             if not report.ok:
                 raise WeightsError(report.sentence)
             return report.sentence
@@ -178,7 +174,7 @@ class Keeper:
             self._forget(key)
             self._say(f"The weights of {title} are no longer on this machine")
 
-        self._run(key, "Removing", lambda _: remove_model(key), done)
+        self._run(key, "Removing", lambda errand: remove_model(key, cancel=errand.token), done)
 
     def _forget(self, key: str) -> None:
         """Have what was loaded of a model's files before let go of."""
@@ -218,26 +214,11 @@ class Keeper:
         key : str
             The model that it is for, where the user has said so.
         """
-        self._run(ADDING, "Reading", lambda _: self._look(Path(path), key), self._on_looked)
-
-    def _look(self, path: Path, key: str) -> _Look:
-        from napari_zeroseg.training.result import key_in
-        from napari_zeroseg.weights.adding import whose
-
-        exported = key_in(path.expanduser())
-        if exported:
-            return _Look(path.expanduser(), (key,) if key else (), exported=exported)
-        file = file_of(path.expanduser(), "the model").absolute()
-        check_whole(file)
-        weights = read_file(file)
         specs = self._specs()
-        candidates = {key} if key else whose(file, weights, specs)
-        published = {source.sha256 for spec in specs.values() for source in spec.sources if source.sha256}
-        layout = weights.layout
-        lacks_sam = layout is not None and (layout.family, layout.form) == ("pa_sam", "decoder")
-        return _Look(path, tuple(sorted(candidates)), weights.sha256 in published, lacks_sam)
+        work = lambda errand: look_at(Path(path), key, specs, errand.token)  # noqa: E731
+        self._run(ADDING, "Reading", work, self._on_looked)
 
-    def _on_looked(self, look: _Look) -> None:
+    def _on_looked(self, look: Look) -> None:
         if look.exported:
             self._offer_import(look)
             return
@@ -265,7 +246,7 @@ class Keeper:
         name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
         self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))
 
-    def _offer_import(self, look: _Look) -> None:
+    def _offer_import(self, look: Look) -> None:
         """Add an exported model under its own name; ask where that is taken, or another model was meant."""
         path, key = look.path, look.exported
         if key not in self.zoo.entries and not look.candidates:
@@ -279,18 +260,18 @@ class Keeper:
         self._ask(Question(text, "Try and add", lambda _, chosen: self._import(path, chosen or name), (), name))
 
     def _import(self, path: Path, name: str | None) -> None:
-        def put() -> ModelSpec:
+        def put(cancel: CancelToken) -> ModelSpec:
             from napari_zeroseg.training.result import import_model
 
-            return import_model(path, name)
+            return import_model(path, name, cancel=cancel)
 
         self._put_and_try(put)
 
-    def _put_and_try(self, put: Callable[[], ModelSpec]) -> None:
+    def _put_and_try(self, put: Callable[[CancelToken], ModelSpec]) -> None:
         """Put a model into the models folder and try it there; one that fails does not stay."""
 
         def work(errand: Errand) -> str:
-            spec = put()
+            spec = put(errand.token)
             found = locate(spec)
             assert found is not None
             try:
@@ -317,10 +298,10 @@ class Keeper:
         )
 
     def _export(self, key: str, path: Path) -> None:
-        def work(_: Errand) -> Path:
+        def work(errand: Errand) -> Path:
             from napari_zeroseg.training.result import export_model
 
-            return export_model(key, path, overwrite=True)
+            return export_model(key, path, overwrite=True, cancel=errand.token)
 
         self._run(key, "Exporting", work, lambda file: self._say(f"{self.title(key)} is in {file}", "good"))
 
@@ -333,7 +314,7 @@ class Keeper:
             def check(spec: ModelSpec, _: Weights) -> None:
                 self._try(spec, path, errand)
 
-            return add_checkpoint(path, specs, key, name, check=check)
+            return add_checkpoint(path, specs, key, name, check=check, cancel=errand.token)
 
         self._run(ADDING, "Trying", work, self._on_added)
 
@@ -342,7 +323,7 @@ class Keeper:
         taken = any(self.zoo.is_ready(key) for key in self.zoo.entries if key.startswith("pa_sam_"))
         name = _name_of(decoder, set(self.zoo.entries)) if taken else None
 
-        self._put_and_try(lambda: join_checkpoint(decoder, name=name, beside=sam))
+        self._put_and_try(lambda cancel: join_checkpoint(decoder, name=name, beside=sam, cancel=cancel))
 
     def _try(self, spec: ModelSpec, path: Path, errand: Errand) -> None:
         """Let the inference thread try a file, and wait for it in the errand's own thread."""
@@ -397,7 +378,10 @@ class Keeper:
             self._channel.post(partial(done, result))
 
         def hear_error(error: Exception) -> None:
-            self._channel.post(partial(failed or self._fail, error))
+            if isinstance(error, CancelledError):
+                self._channel.post(partial(self._say, _STOPPED.get(doing, "Stopped. Nothing was added")))
+            else:
+                self._channel.post(partial(failed or self._fail, error))
 
         self._say("")
         self.zoo.run(key, doing, work, hear, hear_error)
@@ -407,10 +391,7 @@ class Keeper:
         self._say("")
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, CancelledError):
-            self._say("Stopped. What has come of a download is kept, and it goes on from there")
-        else:
-            self._say(self._channel.report(error), "warning")
+        self._say(self._channel.report(error), "warning")
 
     def _say(self, text: str, tone: str = "idle") -> None:
         self.status = Status(text, tone)

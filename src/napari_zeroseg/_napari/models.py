@@ -85,7 +85,7 @@ class ModelsDock(Dock):
     def _build_errand(self) -> QWidget:
         self.progress = QProgressBar()
         self.progress.setRange(0, 1000)
-        self.stop = button("Stop", "What has come of a download is kept, and it goes on from there")
+        self.stop = button("Stop", "What has come of a download is kept; of anything else nothing half made stays")
         self.stop.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.errand = row(self.progress, self.stop)
         return self.errand

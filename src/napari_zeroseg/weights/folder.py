@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import WeightsError, WriteError
+from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights.cards import CARD, LOCK, OWN, PINNED, PUBLISHED, Card, model_folder, read_card
 from napari_zeroseg.weights.holding import if_free
@@ -216,7 +217,9 @@ def size_in_words(spec: ModelSpec) -> str:
     return megabytes(spec.size) if spec.weights.size else f"about {megabytes(spec.size)}"
 
 
-def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = None) -> Weights:
+def weights_of(
+    spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = None, cancel: CancelToken | None = None
+) -> Weights:
     """Read the weights to build a model from: those given, else its own.
 
     Parameters
@@ -226,11 +229,15 @@ def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = N
     given : path, state dict or repository, optional
         A checkpoint in its place. A repository on a hub ("OWNER/NAME") is looked for in hub caches, local folders and
         the models folder, where :func:`~napari_zeroseg.weights.download.download_model` puts it.
+    cancel : CancelToken, optional
+        Stops the reading of the model's own.
 
     Raises
     ------
     WeightsError
         If they are missing, damaged, unsafe, changed since they came, or another model's.
+    CancelledError
+        If `cancel` was raised.
     """
     if isinstance(given, str) and is_repository(given):
         return weights_of(of_repository(spec, given))
@@ -243,7 +250,7 @@ def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = N
         raise missing(spec)
     if found.where == "package":
         return read_weights(None, next(source for source in spec.sources if is_there(source)), spec.title)
-    weights = read_file(found.path, _trusted(found.card))
+    weights = read_file(found.path, _trusted(found.card), cancel)
     if found.sha256 and weights.sha256 != found.sha256:
         raise WeightsError(
             f"The weights of {spec.title} at {found.path} are not those that they should be (sha256 "
@@ -286,18 +293,20 @@ def check_family(spec: ModelSpec, weights: Weights, name: str = "") -> None:
         )
 
 
-def verify(spec: ModelSpec) -> VerifyReport:
+def verify(spec: ModelSpec, cancel: CancelToken | None = None) -> VerifyReport:
     """Hash a model's files anew and compare.
 
     Raises
     ------
     WeightsError
         If they are not on this machine.
+    CancelledError
+        If `cancel` was raised.
     """
     found = locate(spec)
     if found is None:
         raise missing(spec)
-    now = hash_again(found.path)
+    now = hash_again(found.path, cancel)
     if found.sha256 and now != found.sha256:
         sentence = (
             f"{found.path} has changed or is damaged: its sha256 is {now[:12]}…, {found.hash_from} it was "
@@ -305,7 +314,7 @@ def verify(spec: ModelSpec) -> VerifyReport:
         )
         return VerifyReport(spec.key, found.path, False, now, found.sha256, sentence)
     companions = found.card.companions if found.card else {}
-    bad = [name for name, known in companions.items() if hash_again(found.path.parent / name) != known]
+    bad = [name for name, known in companions.items() if hash_again(found.path.parent / name, cancel) != known]
     if bad:
         sentence = (
             f"{', '.join(bad)} beside {found.path} changed since the download: remove the model and get it again."
@@ -314,7 +323,7 @@ def verify(spec: ModelSpec) -> VerifyReport:
     layout = None
     if not found.sha256 or ground_of(found.path) is not None:
         try:
-            weights = read_file(found.path)
+            weights = read_file(found.path, cancel=cancel)
             check_family(spec, weights)
             layout = weights.layout
         except WeightsError as error:
@@ -327,7 +336,7 @@ def verify(spec: ModelSpec) -> VerifyReport:
     return VerifyReport(spec.key, found.path, True, now, found.sha256, f"{found.path} is whole: sha256 {now}, {says}.")
 
 
-def remove_model(spec: ModelSpec) -> None:
+def remove_model(spec: ModelSpec, cancel: CancelToken | None = None) -> None:
     """Delete a model's files from the models folder, and what an unfinished download left there.
 
     The card of a download stays, so that a later download that differs is noticed.
@@ -336,10 +345,12 @@ def remove_model(spec: ModelSpec) -> None:
     ------
     WeightsError
         If the model is inside the package, in a folder that is not ours, or not here at all, or another rests on it.
+    CancelledError
+        If `cancel` was raised before anything was deleted.
     """
     found, resting = locate(spec), resting_on(spec.key)
     # damaged weights are of no use to those that rest on them, and have to go before they can come again
-    if resting and found is not None and found.card is not None and hash_again(found.path) == found.sha256:
+    if resting and found is not None and found.card is not None and hash_again(found.path, cancel) == found.sha256:
         raise WeightsError(
             f"{spec.title} cannot be removed: the weights of {', '.join(resting)} rest on it, so remove those first."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_zeroseg.errors import UnknownModelError, WeightsError
+from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.weights.cards import cards
 
 if TYPE_CHECKING:
@@ -110,13 +111,17 @@ def joined(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[st
     return found
 
 
-def completed(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
+def completed(
+    tensors: Mapping[str, Tensor], path: Path, cancel: CancelToken | None = None
+) -> Mapping[str, Tensor]:
     """Join what was read from a file with the weights that it rests on.
 
     Raises
     ------
     WeightsError
         If those are not on this machine or not the same as then, or do not fit.
+    CancelledError
+        If `cancel` was raised.
     """
     ground = ground_of(path)
     if ground is None:
@@ -132,14 +137,14 @@ def completed(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]
         raise WeightsError(f"{about}, and there is no such model here: import or add that one first.") from error
     found = locate(spec)
     # before they are read, which would never end for a file that says that it rests on itself
-    sha256 = ground.sha256 if found is None else found.sha256 or hash_of_file(found.path)
+    sha256 = ground.sha256 if found is None else found.sha256 or hash_of_file(found.path, cancel)
     if sha256 != ground.sha256:
         raise WeightsError(
             f"{about}, and those here are others (sha256 {sha256[:12]}…, then {ground.sha256[:12]}…): get those that "
             "it was trained from."
         )
     try:
-        base = weights_of(spec)
+        base = weights_of(spec, cancel=cancel)
     except WeightsError as error:
         raise WeightsError(f"{about}, and those cannot be read. {error}") from error
     return joined(base.tensors, tensors)
