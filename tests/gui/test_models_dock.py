@@ -273,6 +273,44 @@ class TestDownload:
         assert longest < 0.25  # generous: other processes may share the processor
 
 
+class TestWhatIsDamaged:
+    """What is half there can be removed, with the usual question."""
+
+    def test_a_model_of_the_users_that_was_cut_off(self, dock, qtbot, tmp_path):
+        (tmp_path / "flood.safetensors").write_bytes(save({"numbers": np.zeros(1_000_000)}))
+        add_checkpoint(tmp_path / "flood.safetensors", "toy_brought", "mine")
+        os.truncate(model_folder("mine") / "flood.safetensors", 3_000_000)
+        dock.zoo.look()
+        dock.show_model("mine")
+        until(qtbot, lambda: dock.remove.isVisibleTo(dock) and dock.remove.isEnabled())
+        assert not dock.verify.isVisibleTo(dock)
+        assert "3 MB in the models folder, damaged or half there" in shown(dock.details)
+        dock.remove.click()
+        assert "what there is of the weights of mine in the models folder (3 MB)" in dock.question.text.text()
+        dock.question.no.click()
+        assert model_folder("mine").exists()
+        dock.remove.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: "no longer in the models folder" in shown(dock.status))
+        assert "mine" not in dock.zoo.entries
+        assert not model_folder("mine").exists()
+
+    def test_half_a_download(self, dock, server, qtbot):
+        server["pace"] = 0.02
+        fetch(dock, qtbot)
+        until(qtbot, lambda: dock.progress.value() > 100)
+        assert not dock.remove.isEnabled()
+        dock.stop.click()
+        rest(dock, qtbot)
+        until(qtbot, lambda: dock.remove.isVisibleTo(dock) and dock.remove.isEnabled())
+        assert dock.download.isVisibleTo(dock)
+        dock.remove.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: "no longer in the models folder" in shown(dock.status))
+        assert not dock.remove.isVisibleTo(dock)
+        assert not model_folder(KEY).exists()
+
+
 class TestStop:
     """A checkpoint of the user's, stopped while it is read, verified, copied or exported."""
 
@@ -295,9 +333,9 @@ class TestStop:
     def test_the_button_while_a_large_file_is_verified(self, dock, qtbot, tmp_path, monkeypatch):
         monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
         path = tmp_path / "toy_afar.safetensors"
-        head = json.dumps({"numbers": {"dtype": "U8", "shape": [8 << 30], "data_offsets": [0, 8 << 30]}}).encode()
+        head = json.dumps({"numbers": {"dtype": "U8", "shape": [4 << 30], "data_offsets": [0, 4 << 30]}}).encode()
         path.write_bytes(len(head).to_bytes(8, "little") + head)
-        os.truncate(path, 8 + len(head) + (8 << 30))  # of nothing, which takes no room, and long to hash
+        os.truncate(path, 8 + len(head) + (4 << 30))  # of nothing, which takes no room, and long to hash
         dock.zoo.refresh()
         until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
         dock.show_model(KEY)

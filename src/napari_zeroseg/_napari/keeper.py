@@ -25,6 +25,7 @@ from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority
 from napari_zeroseg.registry import add_checkpoint as join_checkpoint
 from napari_zeroseg.registry import download_model, offer_of, remove_model, verify
 from napari_zeroseg.weights import Weights, locate
+from napari_zeroseg.weights.folder import megabytes
 
 T = TypeVar("T")
 
@@ -164,7 +165,10 @@ class Keeper:
     def offer_removal(self, key: str) -> None:
         """Ask whether a model's files shall go."""
         entry = self.zoo.entries[key]
-        text = f"Delete the weights of {entry.spec.title} ({entry.size}) from this machine?"
+        what = f"the weights of {entry.spec.title} ({entry.size})"
+        if entry.left:
+            what = f"what there is of the weights of {entry.spec.title} in the models folder ({megabytes(entry.left)})"
+        text = f"Delete {what} from this machine?"
         self._ask(Question(text, "Delete", lambda _, __: self._remove(entry)))
 
     def _remove(self, entry: Entry) -> None:
@@ -172,7 +176,8 @@ class Keeper:
 
         def done(_: None) -> None:
             self._forget(key)
-            self._say(f"The weights of {title} are no longer on this machine")
+            where = "in the models folder" if entry.left else "on this machine"
+            self._say(f"The weights of {title} are no longer {where}")
 
         self._run(key, "Removing", lambda errand: remove_model(key, cancel=errand.token), done)
 

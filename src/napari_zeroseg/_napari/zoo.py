@@ -21,7 +21,7 @@ from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.registry import list_models
 from napari_zeroseg.weights import locate
-from napari_zeroseg.weights.folder import megabytes, size_in_words
+from napari_zeroseg.weights.folder import left_in_folder, megabytes, size_in_words
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Entry:
     where, path : str
         The kind of place of its weights ("package", "models folder", "local folder", "hub cache") and the file; "" if
         they are not here.
+    left : int
+        Bytes of damaged or half downloaded files that lie in the models folder and are of no use.
     """
 
     spec: ModelSpec
@@ -54,11 +56,17 @@ class Entry:
     size: str = "?"
     where: str = ""
     path: str = ""
+    left: int = 0
 
     @property
     def is_ready(self) -> bool:
         """Whether it can be loaded at once."""
         return self.state == READY
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether there is anything that can be deleted."""
+        return self.where == "models folder" or self.left > 0
 
     @classmethod
     def unlooked(cls, spec: ModelSpec) -> Entry:
@@ -70,10 +78,11 @@ class Entry:
     def looked_up(cls, spec: ModelSpec) -> Entry:
         """What there is on this machine."""
         found = locate(spec)
+        left = 0 if found is not None and found.where == "models folder" else left_in_folder(spec.key)
         if found is None:
-            return cls(spec, spec.state, size_in_words(spec))
+            return cls(spec, spec.state, size_in_words(spec), left=left)
         size = megabytes(found.path.stat().st_size) if found.path.is_file() else size_in_words(spec)
-        return cls(spec, READY, size, found.where, str(found.path))
+        return cls(spec, READY, size, found.where, str(found.path), left)
 
 
 @dataclass(frozen=True, eq=False)

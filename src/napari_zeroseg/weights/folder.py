@@ -354,11 +354,8 @@ def remove_model(spec: ModelSpec, cancel: CancelToken | None = None) -> None:
         raise WeightsError(
             f"{spec.title} cannot be removed: the weights of {', '.join(resting)} rest on it, so remove those first."
         )
-    card = read_card(spec.key)
-    keeps_hash = card is not None and card.hash_from == PINNED
-    folder = model_folder(spec.key)
-    ours = [path for path in folder.glob("*") if path.name != LOCK and (path.name != CARD or not keeps_hash)]
-    if not [path for path in ours if path.stat().st_size]:
+    folder, ours = model_folder(spec.key), _to_remove(spec.key)
+    if not ours:
         raise _nothing_to_remove(spec)
     with if_free(folder) as is_free:
         if not is_free:
@@ -368,6 +365,19 @@ def remove_model(spec: ModelSpec, cancel: CancelToken | None = None) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise WriteError(f"{folder} could not be emptied ({error.strerror}): close what uses it.") from error
+
+
+def left_in_folder(key: str) -> int:
+    """Bytes that :func:`remove_model` would delete of a model: of its files, whole or damaged, and parts of downloads."""
+    return sum(path.stat().st_size for path in _to_remove(key))
+
+
+def _to_remove(key: str) -> list[Path]:
+    """Our files of a model; none where they are empty, as those that only say that something was there."""
+    card = read_card(key)
+    kept = {LOCK, CARD} if card is not None and card.hash_from == PINNED else {LOCK}
+    ours = [path for path in model_folder(key).glob("*") if path.name not in kept]
+    return ours if any(path.stat().st_size for path in ours) else []
 
 
 def _nothing_to_remove(spec: ModelSpec) -> WeightsError:
