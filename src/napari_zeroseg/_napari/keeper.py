@@ -237,7 +237,7 @@ class Keeper:
             self._add(look.path, None, None)
             return
         needs_name = not look.is_published and any(_has_hash(self._spec(key)) for key in known)
-        needs_name |= any(self.zoo.is_ready(key) for key in known)
+        needs_name |= look.is_another or any(self.zoo.is_ready(key) for key in known)
         if len(known) == 1 and not needs_name:
             self._add(look.path, known[0], None)
             return
@@ -246,7 +246,10 @@ class Keeper:
         if len(known) > 1:
             text = f"{look.path.name} fits several models, which have the same parameters: say which it is."
         if needs_name:
-            text += " It is not the published file, or that is here already: give it a name of its own."
+            text += (
+                " It is not the file that was published or downloaded first, or that is here already: give it a name of "
+                "its own."
+            )
         act = lambda chosen, name: self._add(look.path, chosen or known[0], name or None)  # noqa: E731
         name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
         self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from napari_zeroseg.catalogue import ModelSpec
 from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.weights.cards import other_than_first
 from napari_zeroseg.weights.reading import check_whole, file_of, read_file
 
 
@@ -22,6 +23,8 @@ class Look:
         Keys of the models whose weights it can be.
     is_published : bool
         Whether it is a published file, to the bit.
+    is_another : bool
+        Whether another file of its name was downloaded first as one of the candidates.
     lacks_sam : bool
         Whether it is PA-SAM's decoder alone.
     exported : str
@@ -31,6 +34,7 @@ class Look:
     path: Path
     candidates: tuple[str, ...]
     is_published: bool = False
+    is_another: bool = False
     lacks_sam: bool = False
     exported: str = ""
 
@@ -69,4 +73,5 @@ def look_at(path: Path, key: str, specs: Mapping[str, ModelSpec], cancel: Cancel
     published = {source.sha256 for spec in specs.values() for source in spec.sources if source.sha256}
     layout = weights.layout
     lacks_sam = layout is not None and (layout.family, layout.form) == ("pa_sam", "decoder")
-    return Look(path, tuple(sorted(candidates)), weights.sha256 in published, lacks_sam)
+    is_another = any(other_than_first(name, file.name, weights.sha256) is not None for name in candidates)
+    return Look(path, tuple(sorted(candidates)), weights.sha256 in published, is_another, lacks_sam)

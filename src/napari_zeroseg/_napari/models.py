@@ -238,7 +238,7 @@ def _about(entry: Entry, trouble: str) -> str:
     if entry.is_ready:
         facts.append(("Found in", "the package" if entry.where == "package" else f"the {entry.where}"))
     if entry.left:
-        facts.append(("Of no use", f"{megabytes(entry.left)} in the models folder, damaged or half there"))
+        facts.append(("Left", f"{megabytes(entry.left)} in the models folder, damaged or half there"))
     if entry.state == BRING:
         facts.append(("File", spec.sources[0].name or "from its publisher"))
     rows = "".join(f"<tr><td>{name}&nbsp;&nbsp;</td><td>{escape(breakable(text))}</td></tr>" for name, text in facts)

@@ -48,7 +48,7 @@ class Entry:
         The kind of place of its weights ("package", "models folder", "local folder", "hub cache") and the file; "" if
         they are not here.
     left : int
-        Bytes of damaged or half downloaded files that lie in the models folder and are of no use.
+        Bytes of damaged or half downloaded files that lie in the models folder.
     """
 
     spec: ModelSpec

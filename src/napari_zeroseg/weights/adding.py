@@ -14,7 +14,7 @@ from napari_zeroseg.errors import UnknownModelError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.weights.blocks import copy_file
-from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, model_folder
+from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, keep_pins, model_folder, other_than_first
 from napari_zeroseg.weights.folder import check_family, locate, megabytes
 from napari_zeroseg.weights.holding import one_at_a_time
 from napari_zeroseg.weights.layouts import known_models
@@ -121,7 +121,7 @@ def add_checkpoint(
     check_family(base, weights)
     if Path(path).expanduser().is_dir():
         _check_words(base, file, specs)
-    listed = _free_name(base, weights, specs, name)
+    listed = _free_name(base, file, weights, specs, name)
     if check is not None:
         check(base, weights)
     folder = model_folder(listed)
@@ -160,7 +160,7 @@ def _decided(file: Path, weights: Weights, specs: Specs, key: str | None) -> Mod
     )
 
 
-def _free_name(base: ModelSpec, weights: Weights, specs: Specs, name: str | None) -> str:
+def _free_name(base: ModelSpec, file: Path, weights: Weights, specs: Specs, name: str | None) -> str:
     """Return the key to list the file under, which must not hide another model's weights."""
     if name is not None:
         model_folder(name)  # raises if it cannot be a name
@@ -179,6 +179,13 @@ def _free_name(base: ModelSpec, weights: Weights, specs: Specs, name: str | None
         raise WeightsError(
             f"This file is not the published one of {base.title} (its sha256 is {weights.sha256[:12]}…): give it a "
             "name of its own with --name."
+        )
+    first = other_than_first(base.key, file.name, weights.sha256)
+    if first is not None:
+        raise WeightsError(
+            f"This file is not the one that was downloaded first as {base.title} (its sha256 is "
+            f"{weights.sha256[:12]}…, on {first.date[:10]} it was {first.sha256[:12]}…): give it a name of its own with "
+            "--name."
         )
     return base.key
 
@@ -265,6 +272,7 @@ def _store(file: Path, folder: Path, card: Card, link: bool, cancel: CancelToken
             os.utime(temporary, ns=(card.changed, card.changed))
         for companion, target in beside.items():
             copy_file(companion, target)
+        keep_pins(card.key)
         card.write()
         temporary.replace(card.path)
     except OSError as error:

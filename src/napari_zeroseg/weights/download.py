@@ -20,7 +20,7 @@ from napari_zeroseg.errors import (
 )
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.cards import PINNED, PUBLISHED, Card, keep_pins, model_folder, pins_of
 from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
 from napari_zeroseg.weights.folder import bring, locate, size_in_words
 from napari_zeroseg.weights.holding import one_at_a_time
@@ -210,6 +210,7 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
             _drop(_part(folder, name))
         raise
     # The card goes first: were this process killed in between, the hashes would still be remembered.
+    keep_pins(spec.key)
     card.write()
     for name in companions:
         _settle(_part(folder, name), folder / name)
@@ -313,18 +314,19 @@ def _card(
 
 
 def _compare_with_first(spec: ModelSpec, card: Card, accepted: str) -> None:
-    """Refuse what the same place gave otherwise before, where only that says what it should be; vocabularies too."""
-    first = read_card(spec.key)
-    if first is None or first.hash_from != PINNED or first.file != card.file or card.hash_from == PUBLISHED:
+    """Refuse what came otherwise under its name before, where only that says what it should be; vocabularies too."""
+    if card.hash_from == PUBLISHED:
         return
-    files = [("file", first.sha256, card.sha256)]
-    files += [(name, first.companions.get(name, now), now) for name, now in card.companions.items()]
-    changed = [(name, then, now) for name, then, now in files if then != now]
+    pins = pins_of(spec.key)
+    if pins and card.file not in pins:
+        _log.info("The weights of %s came as %s, and first as one of %s.", spec.title, card.file, ", ".join(pins))
+    files = {card.file: card.sha256, **card.companions}
+    changed = [(name, pins[name], now) for name, now in files.items() if name in pins and pins[name].sha256 != now]
     if changed and not (accepted and changed[0][2].startswith(accepted)):
-        name, then, now = changed[0]
+        name, first, now = changed[0]
         raise ChangedWeightsError(
-            f"{host_of(card.source)} now gives another {name} for {spec.title} than on {first.date[:10]} (sha256 "
-            f"{now[:12]}…, then {then[:12]}…), so it was not kept.",
+            f"{host_of(card.source)} now gives another {'file' if name == card.file else name} for {spec.title} than on "
+            f"{first.date[:10]} (sha256 {now[:12]}…, then {first.sha256[:12]}…), so it was not kept.",
             f"If its publisher has replaced it, accept this file with `zeroseg download {arguments_of(spec)} "
             f"--accept-change {now[:12]}`.",
             now,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from napari_zeroseg.errors import WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import CARD, LOCK, OWN, PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.cards import CARD, LOCK, OWN, PINNED, PINS, PUBLISHED, Card, model_folder, read_card
 from napari_zeroseg.weights.holding import if_free
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import (
@@ -339,7 +339,7 @@ def verify(spec: ModelSpec, cancel: CancelToken | None = None) -> VerifyReport:
 def remove_model(spec: ModelSpec, cancel: CancelToken | None = None) -> None:
     """Delete a model's files from the models folder, and what an unfinished download left there.
 
-    The card of a download stays, so that a later download that differs is noticed.
+    What is known of a first download stays, so that a later one that differs is noticed.
 
     Raises
     ------
@@ -375,7 +375,7 @@ def left_in_folder(key: str) -> int:
 def _to_remove(key: str) -> list[Path]:
     """Our files of a model; none where they are empty, as those that only say that something was there."""
     card = read_card(key)
-    kept = {LOCK, CARD} if card is not None and card.hash_from == PINNED else {LOCK}
+    kept = {LOCK, PINS, CARD} if card is not None and card.hash_from == PINNED else {LOCK, PINS}
     ours = [path for path in model_folder(key).glob("*") if path.name not in kept]
     return ours if any(path.stat().st_size for path in ours) else []
 
