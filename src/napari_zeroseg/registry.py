@@ -298,8 +298,9 @@ def add_checkpoint(
     name : str, optional
         A name of its own in the list, for weights that are not the published ones.
     beside : path, optional
-        The SAM checkpoint that a PA-SAM decoder was trained on, where the file holds the decoder alone; the two become
-        one file.
+        The SAM checkpoint that a PA-SAM decoder was trained on, where the file holds the decoder alone, or the key of a
+        SAM that is on this machine; the two become one file. Left out, it is the SAM of the size that `key` tells, if
+        that is here.
     link : bool
         Link the file instead of copying it, where both are on one disk.
     cancel : CancelToken, optional
@@ -318,16 +319,17 @@ def add_checkpoint(
         If `cancel` was raised.
     """
     from napari_zeroseg.weights import adding
-    from napari_zeroseg.weights.joining import joined
+    from napari_zeroseg.weights.joining import joined, sam_at, sam_of
 
     specs = {spec.key: spec for spec in (*list_models(), *FORMS)}
 
     def try_it(spec: ModelSpec, weights: Weights) -> None:
         _build(spec, weights, "cpu", "float32")
 
-    if beside is None:
+    sam = sam_of(Path(path).expanduser(), key) if beside is None else sam_at(beside)
+    if sam is None:
         return find_model(adding.add_checkpoint(path, specs, key, name, link=link, check=try_it, cancel=cancel))
-    with joined(Path(path).expanduser(), Path(beside).expanduser(), cancel) as (file, origin):
+    with joined(Path(path).expanduser(), sam, cancel) as (file, origin):
         # the new file is ours alone, so it can be linked into its place
         listed = adding.add_checkpoint(
             file, specs, key, name, link=True, check=try_it, origin=origin, cancel=cancel

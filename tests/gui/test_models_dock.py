@@ -468,6 +468,27 @@ class TestAdding:
         dock.question.no.click()
         assert not dock.question.isVisibleTo(dock)
 
+    def test_a_sam_that_is_here_need_not_be_looked_for(self, dock, qtbot, tmp_path, said, monkeypatch):
+        monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
+        torch.save({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}, tmp_path / "sam_vit_b.pth")
+        torch.save({"prompt_adapter.static_uncertain_token.weight": torch.zeros(1, 256)}, tmp_path / "decoder.pth")
+        dock.zoo.look()
+        dock.keeper.add(tmp_path / "decoder.pth")
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        box = dock.question.choices
+        assert [box.itemText(i) for i in range(box.count())] == ["SAM ViT-B, which is here", "another file"]
+        box.setCurrentIndex(0)
+        monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: pytest.fail("a file is asked for"))
+        dock.question.yes.click()
+        until(qtbot, lambda: said)  # both together are still too little for a model
+        assert "PA-SAM ViT-B" in said[-1].message
+        said.clear()
+        dock.keeper.add(tmp_path / "decoder.pth", "pa_sam_vit_b")
+        until(qtbot, lambda: said)
+        assert "PA-SAM ViT-B" in said[-1].message
+        assert not dock.question.isVisibleTo(dock)
+        rest(dock, qtbot)
+
     def test_an_adapter_on_mobile_sam_has_no_published_weights_and_is_added_all_the_same(self, dock, qtbot, tmp_path):
         network = SamNetwork(TinyViT())
         network.load_state_dict(dict(read_weights(None, MOBILE_SAM.weights, MOBILE_SAM.title).tensors))

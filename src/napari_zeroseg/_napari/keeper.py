@@ -19,7 +19,7 @@ from napari_zeroseg._napari.channel import Channel, Status
 from napari_zeroseg._napari.looking import Look, look_at
 from napari_zeroseg._napari.trying import try_out
 from napari_zeroseg._napari.zoo import Entry, Errand, Zoo
-from napari_zeroseg.catalogue import FORMS, ModelSpec
+from napari_zeroseg.catalogue import FORMS, SAM, ModelSpec
 from napari_zeroseg.errors import CancelledError, ChangedWeightsError, UnknownModelError, WeightsError, ZerosegError
 from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority
 from napari_zeroseg.registry import add_checkpoint as join_checkpoint
@@ -64,7 +64,7 @@ class Question:
     name : str or None
         A name to begin with, where one must be given.
     file : str
-        What file must be chosen to go on, in words; its path is then what was typed. "" for none.
+        What file must be chosen to go on, in words, unless a model was; its path is then what was typed. "" for none.
     """
 
     text: str
@@ -229,8 +229,7 @@ class Keeper:
             return
         known = [key for key in look.candidates if key in self._specs()]
         if look.lacks_sam:
-            text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
-            self._ask(Question(text, "Choose it", lambda _, sam: self._join(look.path, sam), file="The SAM checkpoint"))
+            self._ask_for_sam(look)
             return
         if not known:
             # The adding itself says best what is wrong with it.
@@ -253,6 +252,21 @@ class Keeper:
         act = lambda chosen, name: self._add(look.path, chosen or known[0], name or None)  # noqa: E731
         name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
         self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))
+
+    def _ask_for_sam(self, look: Look) -> None:
+        """Join PA-SAM's decoder alone with the SAM of its size if that is known and here; else ask for it."""
+        entries = self.zoo.entries
+        here = {f"pa_{key}": entries[key] for key in (spec.key for spec in SAM) if self.zoo.is_ready(key)}
+        wanted = here.get(look.candidates[0]) if len(look.candidates) == 1 else None
+        if wanted is not None:
+            self._join(look.path, wanted.path)
+            return
+        text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
+        act = lambda key, file: self._join(look.path, entries[key].path if key else file)  # noqa: E731
+        choices = [(entry.spec.key, f"{entry.spec.title}, which is here") for entry in here.values()]
+        if choices:
+            choices.append(("", "another file"))
+        self._ask(Question(text, "Choose it", act, tuple(choices), file="The SAM checkpoint"))
 
     def _offer_import(self, look: Look) -> None:
         """Add an exported model under its own name; ask where that is taken, or another model was meant."""

@@ -139,7 +139,7 @@ class ModelsDock(Dock):
 
     def _on_answer(self, yes: bool, key: str, name: str) -> None:
         question = self.keeper.question
-        if yes and question is not None and question.file:
+        if yes and question is not None and question.file and not key:
             name, _ = QFileDialog.getOpenFileName(self, question.file, "", _FILES)
             if not name:
                 return

@@ -113,9 +113,12 @@ def add_checkpoint(
     check_whole(file)
     weights = read_file(file, cancel=cancel)
     if weights.layout is not None and (weights.layout.family, weights.layout.form) == ("pa_sam", "decoder"):
+        from napari_zeroseg.weights.joining import sams_here
+
+        here = " or ".join(sams_here())
         raise WeightsError(
             f"{file.name} holds PA-SAM's decoder alone: name the SAM checkpoint that it was trained on as well, with "
-            "`zeroseg add DECODER --with SAM_CHECKPOINT`."
+            f"`zeroseg add DECODER --with SAM_CHECKPOINT`{f', which can be {here}' if here else ''}."
         )
     base = _decided(file, weights, specs, key)
     check_family(base, weights)
