@@ -1,4 +1,4 @@
-"""Weights that rest on another model's: LoRA's matrices, which are joined with those whenever they are read."""
+"""Weights that rest on another model's: LoRA's matrices, and decoders of CLIPSeg that have no CLIP of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from napari_zeroseg.errors import UnknownModelError, WeightsError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.weights.cards import cards
+from napari_zeroseg.weights.layouts import detect_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,10 +46,42 @@ def ground_of(path: Path) -> Ground | None:
 
 def resting_on(key: str) -> list[str]:
     """Keys of the models in the models folder whose weights rest on those of a model."""
+    return [*_lora_on(key), *_without_clip(key)]
+
+
+def _lora_on(key: str) -> list[str]:
     known = {card.key: card for card in cards()}
     hashes = {name: card.sha256 for name, card in known.items()}
     grounds = {name: ground_of(card.path) for name, card in known.items()}
     return [name for name, ground in grounds.items() if ground is not None and _key_of(ground, hashes) == key]
+
+
+def _without_clip(key: str) -> list[str]:
+    """Decoders of CLIPSeg that take CLIP from a model, for want of another that has it."""
+    from napari_zeroseg.catalogue import CLIPSEG
+    from napari_zeroseg.weights.folder import locate
+
+    family = {spec.key: spec for spec in CLIPSEG}
+    if key not in family:
+        return []
+    here = {name: found.path for name, spec in family.items() if (found := locate(spec)) is not None}
+    if [name for name, path in here.items() if _form_of(path) == "transformers"] != [key]:
+        return []
+    return [
+        card.key for card in cards() if card.base in family and card.is_complete and _form_of(card.path) == "decoder"
+    ]
+
+
+def _form_of(path: Path) -> str:
+    """Layout of a file; "" where it cannot be read."""
+    from napari_zeroseg.weights.reading import check_whole, shapes_of
+
+    try:
+        check_whole(path)
+        layout = detect_layout(shapes_of(path, path.name))
+    except WeightsError:
+        return ""
+    return "" if layout is None else layout.form
 
 
 def _key_of(ground: Ground, hashes: Mapping[str, str]) -> str:
