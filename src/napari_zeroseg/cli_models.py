@@ -50,8 +50,8 @@ def add_commands(commands: Any) -> None:
     verify.add_argument(
         "--masks",
         action="store_true",
-        help="compare its masks in the precision that auto chooses with those in float32, which auto means from then "
-        "on where they differ",
+        help="compare its masks in the precision that this machine computes in best with those in float32, which auto "
+        "means from then on where they differ",
     )
     verify.add_argument(
         "--picture",
