@@ -498,6 +498,21 @@ class TestLocalFolders:
         (tmp_path / place / "model.safetensors").write_bytes(content)
         assert find_model("sam_vit_b").state == "ready"
 
+    @pytest.mark.parametrize(
+        ("key", "repository"),
+        [("sam_vit_h", "facebook--sam-vit-huge"), ("medsam_vit_b_2023_04", "wanglab--medsam-vit-base")],
+    )
+    def test_a_hubs_cache_of_years_ago_holds_the_file_of_torch_alone(self, key, repository):
+        cached = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository}"
+        (cached / "snapshots" / "0123abcd").mkdir(parents=True)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0123abcd")
+        file = cached / "snapshots" / "0123abcd" / "pytorch_model.bin"
+        file.write_bytes(pickled({"fc.weight": torch.zeros(3)}))
+        found = locate(find_model(key))
+        assert found is not None
+        assert (found.path, found.where) == (file, "hub cache")
+
     def test_a_file_named_after_the_model(self, content, tmp_path, monkeypatch):
         monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
         (tmp_path / "pa_sam_vit_l.safetensors").write_bytes(content)
