@@ -50,8 +50,8 @@ def add_commands(commands: Any) -> None:
     verify.add_argument(
         "--masks",
         action="store_true",
-        help="compare its masks in the precision that auto chooses with those in float32, which auto means from then "
-        "on where they differ",
+        help="compare its masks in the precision that this machine computes in best with those in float32, which auto "
+        "means from then on where they differ",
     )
     verify.add_argument(
         "--picture",
@@ -72,9 +72,9 @@ def add_commands(commands: Any) -> None:
     add.add_argument(
         "--with",
         dest="beside",
-        type=Path,
         metavar="SAM_CHECKPOINT",
-        help="the SAM that a PA-SAM decoder was trained on, where FILE holds the decoder alone",
+        help="the SAM that a PA-SAM decoder was trained on, where FILE holds the decoder alone; a file, or the KEY of one "
+        "that is here",
     )
     add.add_argument("--link", action="store_true", help="link the file instead of copying it")
     add.set_defaults(command=_add)

@@ -1,4 +1,4 @@
-"""One run at a time on one output; the lock of a run that was killed is free again."""
+"""One run at a time on one output, one process at a time on a folder; the lock of a killed one is free again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,16 @@ def only_run_on(out: Path) -> Iterator[None]:
         If another run holds it, or nothing can be written beside it.
     """
     path = out.with_name(f".{out.name}.lock")
-    handle = _locked(path, out)
+    try:
+        handle = take(path)
+    except OSError as error:
+        raise WriteError(
+            f"Nothing can be written beside {out} ({error.strerror}): make room, or choose another folder."
+        ) from error
+    if handle is None:
+        raise WriteError(
+            f"Another run is writing {out}: wait until it is done, or choose another name for this one."
+        )
     try:
         yield
     finally:
@@ -43,26 +52,40 @@ def only_run_on(out: Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _locked(path: Path, out: Path) -> int:
+def take(path: Path, *, strict: bool = False) -> int | None:
+    """Lock a file, which is made where there is none, until the handle is closed or this process ends.
+
+    Parameters
+    ----------
+    path : Path
+        It may be removed while it is locked: whoever waits for it then takes a new one.
+    strict : bool
+        Whether to raise on a file system without locks, where otherwise everybody gets one.
+
+    Returns
+    -------
+    int or None
+        A handle for :func:`os.close`; None while another one holds the file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    """
     while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise WriteError(
-                f"Nothing can be written beside {out} ({error.strerror}): make room, or choose another folder."
-            ) from error
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle)
             if _is_still(path, handle):
                 return handle
         except OSError as error:
-            if error.errno not in _TAKEN:
-                _log.debug("%s cannot be locked (%s); it is written without.", path, error)
+            if error.errno not in _TAKEN and not strict:
+                _log.debug("%s cannot be locked (%s); its owner goes on without.", path, error)
                 return handle
             os.close(handle)
-            raise WriteError(
-                f"Another run is writing {out}: wait until it is done, or choose another name for this one."
-            ) from error
+            if error.errno in _TAKEN:
+                return None
+            raise
         os.close(handle)  # its owner removed the file between our opening and locking it
 
 

@@ -49,6 +49,8 @@ class PrecisionReport:
         Clicks and boxes that were answered twice.
     mean_iou, lowest_iou : float
         Of the masks in both types.
+    by_default : bool
+        Whether auto may mean `precision` for this model at all; if not, it means float32 whatever was found.
     """
 
     title: str
@@ -56,6 +58,7 @@ class PrecisionReport:
     prompts: int
     mean_iou: float
     lowest_iou: float
+    by_default: bool = True
 
     @property
     def unchanged(self) -> bool:
@@ -68,12 +71,11 @@ class PrecisionReport:
         if self.precision == FLOAT32:
             return f"{self.title} is computed in float32 on this device: there is nothing to compare."
         found = f"mean IoU {self.mean_iou:.3f}, lowest {self.lowest_iou:.3f}, of {self.prompts} prompts"
-        if self.unchanged:
-            return f"{self.title} draws the same masks in {self.precision} as in float32: {found}."
-        return (
-            f"{self.title} draws other masks in {self.precision} than in float32: {found}. From now on auto means "
-            "float32 for these weights on this machine."
-        )
+        kind = "the same" if self.unchanged else "other"
+        said = f"{self.title} draws {kind} masks in {self.precision} {'as' if self.unchanged else 'than'} in float32: {found}."
+        if not self.by_default:
+            return f"{said} For this model auto means float32 on every machine."
+        return said if self.unchanged else f"{said} From now on auto means float32 for these weights on this machine."
 
 
 def compare_precisions(
@@ -83,6 +85,8 @@ def compare_precisions(
     device: str = "auto",
 ) -> PrecisionReport:
     """Answer the same prompts in float32 and in the type that the device computes in best, and keep the outcome.
+
+    A model of which "auto" means float32 anyway is compared all the same, for whoever wants to choose the shorter type.
 
     Parameters
     ----------
@@ -125,7 +129,8 @@ def compare_precisions(
     values = [iou(a, b) for pair in zip(expected, found, strict=True) for a, b in zip(*pair, strict=True)]
     if not values:
         raise InputError(f"{spec.title} finds nothing on these pictures: give some with objects that it draws.")
-    report = PrecisionReport(spec.title, short, len(values), float(np.mean(values)), min(values))
+    by_default = spec.auto_precision != FLOAT32
+    report = PrecisionReport(spec.title, short, len(values), float(np.mean(values)), min(values), by_default)
     precisions.keep(weights_of(spec).sha256, kind, short, unchanged=report.unchanged)
     return report
 

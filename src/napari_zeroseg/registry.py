@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg import weights as weight_files
@@ -19,7 +18,6 @@ from napari_zeroseg.errors import (
     DeviceError,
     InputTypeError,
     UnknownModelError,
-    WriteError,
     ZerosegError,
 )
 from napari_zeroseg.prompts import PromptKind
@@ -287,6 +285,7 @@ def add_checkpoint(
     *,
     beside: str | Path | None = None,
     link: bool = False,
+    cancel: CancelToken | None = None,
 ) -> ModelSpec:
     """Add a checkpoint that is on this machine, after the model has been built from it once.
 
@@ -299,10 +298,13 @@ def add_checkpoint(
     name : str, optional
         A name of its own in the list, for weights that are not the published ones.
     beside : path, optional
-        The SAM checkpoint that a PA-SAM decoder was trained on, where the file holds the decoder alone; the two become
-        one file.
+        The SAM checkpoint that a PA-SAM decoder was trained on, where the file holds the decoder alone, or the key of a
+        SAM that is on this machine; the two become one file. Left out, it is the SAM of the size that `key` tells, if
+        that is here.
     link : bool
         Link the file instead of copying it, where both are on one disk.
+    cancel : CancelToken, optional
+        Stops the reading and copying; nothing is added then.
 
     Returns
     -------
@@ -313,62 +315,49 @@ def add_checkpoint(
     ------
     WeightsError, UnknownModelError, WriteError
         Each with a sentence that says what to do.
+    CancelledError
+        If `cancel` was raised.
     """
     from napari_zeroseg.weights import adding
+    from napari_zeroseg.weights.joining import joined, sam_at, sam_of
 
     specs = {spec.key: spec for spec in (*list_models(), *FORMS)}
 
     def try_it(spec: ModelSpec, weights: Weights) -> None:
         _build(spec, weights, "cpu", "float32")
 
-    if beside is None:
-        return find_model(adding.add_checkpoint(path, specs, key, name, link=link, check=try_it))
-    with _joined(Path(path).expanduser(), Path(beside).expanduser()) as (file, origin):
+    sam = sam_of(Path(path).expanduser(), key) if beside is None else sam_at(beside)
+    if sam is None:
+        return find_model(adding.add_checkpoint(path, specs, key, name, link=link, check=try_it, cancel=cancel))
+    with joined(Path(path).expanduser(), sam, cancel) as (file, origin):
         # the new file is ours alone, so it can be linked into its place
-        return find_model(adding.add_checkpoint(file, specs, key, name, link=True, check=try_it, origin=origin))
+        listed = adding.add_checkpoint(
+            file, specs, key, name, link=True, check=try_it, origin=origin, cancel=cancel
+        )
+    return find_model(listed)
 
 
-@contextmanager
-def _joined(decoder: Path, sam: Path) -> Iterator[tuple[Path, str]]:
-    """Write a PA-SAM decoder and its SAM into one file for as long as the block lasts; give it and its origin."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    source = WeightsSource()
-    merge = importlib.import_module("napari_zeroseg.models.pa_sam").merge
-    parts = [weight_files.read_weights(path, source, "PA-SAM").tensors for path in (decoder, sam)]
-    tensors = {name: tensor.contiguous() for name, tensor in merge(*parts).items()}
-    folder = Settings.from_environment().models_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".joining-") as place:
-            file = Path(place) / f"{decoder.stem}_with_{sam.stem}.safetensors"
-            save_file(tensors, file)
-            file.chmod(sam.stat().st_mode & 0o666 | 0o600)  # a new file of safetensors is its owner's alone
-            yield file, f"{decoder} and {sam}"
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, ZerosegError):
-            raise
-        raise WriteError(f"The joined file could not be written to {folder} ({error}): make room there.") from error
-
-
-def verify(key: str) -> VerifyReport:
+def verify(key: str, *, cancel: CancelToken | None = None) -> VerifyReport:
     """Hash a model's files anew and compare; see :class:`napari_zeroseg.weights.VerifyReport`.
 
     Raises
     ------
     UnknownModelError, WeightsError
         If there is no such model, or its weights are not on this machine.
+    CancelledError
+        If `cancel` was raised.
     """
-    return weight_files.verify(find_model(key))
+    return weight_files.verify(find_model(key), cancel)
 
 
-def remove_model(key: str) -> None:
+def remove_model(key: str, *, cancel: CancelToken | None = None) -> None:
     """Delete a model's files from the models folder.
 
     Raises
     ------
     UnknownModelError, WeightsError, WriteError
         If there is no such model, its files are not ours to delete, or they cannot be deleted.
+    CancelledError
+        If `cancel` was raised before anything was deleted.
     """
-    weight_files.remove_model(find_model(key))
+    weight_files.remove_model(find_model(key), cancel)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,10 @@ from napari_zeroseg.jobs import shared_queue
 from napari_zeroseg.models.pa_decoder import PaMaskDecoder
 from napari_zeroseg.models.sam import SamNetwork
 from napari_zeroseg.models.tiny_vit import TinyViT
-from napari_zeroseg.registry import MOBILE_SAM
+from napari_zeroseg.registry import MOBILE_SAM, add_checkpoint, remove_model
+from napari_zeroseg.training.result import export_model
 from napari_zeroseg.weights import read_weights
+from napari_zeroseg.weights.cards import model_folder
 
 KEY = "toy_afar"
 
@@ -268,6 +273,109 @@ class TestDownload:
         assert longest < 0.25  # generous: other processes may share the processor
 
 
+class TestWhatIsDamaged:
+    """What is half there can be removed, with the usual question."""
+
+    def test_a_model_of_the_users_that_was_cut_off(self, dock, qtbot, tmp_path):
+        (tmp_path / "flood.safetensors").write_bytes(save({"numbers": np.zeros(1_000_000)}))
+        add_checkpoint(tmp_path / "flood.safetensors", "toy_brought", "mine")
+        os.truncate(model_folder("mine") / "flood.safetensors", 3_000_000)
+        dock.zoo.look()
+        dock.show_model("mine")
+        until(qtbot, lambda: dock.remove.isVisibleTo(dock) and dock.remove.isEnabled())
+        assert not dock.verify.isVisibleTo(dock)
+        assert "3 MB in the models folder, damaged or half there" in shown(dock.details)
+        dock.remove.click()
+        assert "what there is of the weights of mine in the models folder (3 MB)" in dock.question.text.text()
+        dock.question.no.click()
+        assert model_folder("mine").exists()
+        dock.remove.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: "no longer in the models folder" in shown(dock.status))
+        assert "mine" not in dock.zoo.entries
+        assert not model_folder("mine").exists()
+
+    def test_half_a_download(self, dock, server, qtbot):
+        server["pace"] = 0.02
+        fetch(dock, qtbot)
+        until(qtbot, lambda: dock.progress.value() > 100)
+        assert not dock.remove.isEnabled()
+        dock.stop.click()
+        rest(dock, qtbot)
+        until(qtbot, lambda: dock.remove.isVisibleTo(dock) and dock.remove.isEnabled())
+        assert dock.download.isVisibleTo(dock)
+        dock.remove.click()
+        dock.question.yes.click()
+        until(qtbot, lambda: "no longer in the models folder" in shown(dock.status))
+        assert not dock.remove.isVisibleTo(dock)
+        assert not model_folder(KEY).exists()
+
+
+class TestStop:
+    """A checkpoint of the user's, stopped while it is read, verified, copied or exported."""
+
+    @pytest.fixture
+    def stopped_at(self, dock, monkeypatch):
+        """Press Stop as soon as a step of an errand begins."""
+
+        def stopped_at(step, key):
+            module, _, name = step.rpartition(".")
+            doing = getattr(import_module(module), name)
+
+            def do(*given, **options):
+                dock.zoo.cancel(key)
+                return doing(*given, **options)
+
+            monkeypatch.setattr(step, do)
+
+        return stopped_at
+
+    def test_the_button_while_a_large_file_is_verified(self, dock, qtbot, tmp_path, monkeypatch):
+        monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
+        path = tmp_path / "toy_afar.safetensors"
+        head = json.dumps({"numbers": {"dtype": "U8", "shape": [4 << 30], "data_offsets": [0, 4 << 30]}}).encode()
+        path.write_bytes(len(head).to_bytes(8, "little") + head)
+        os.truncate(path, 8 + len(head) + (4 << 30))  # of nothing, which takes no room, and long to hash
+        dock.zoo.refresh()
+        until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
+        dock.show_model(KEY)
+        dock.verify.click()
+        until(qtbot, lambda: dock.errand.isVisibleTo(dock))
+        begun = time.perf_counter()
+        dock.stop.click()
+        assert "Stopping" in dock.progress.format()
+        until(qtbot, lambda: "Stopped. The files were not verified" in shown(dock.status))
+        assert time.perf_counter() - begun < 2
+        assert dock.tree.state_of(KEY) == "ready"
+
+    @pytest.mark.parametrize(
+        "step", ["napari_zeroseg._napari.looking.read_file", "napari_zeroseg.weights.adding.copy_file"]
+    )
+    def test_nothing_half_made_stays_of_an_adding(self, dock, qtbot, tmp_path, stopped_at, step):
+        stopped_at(step, ADDING)
+        (tmp_path / "flood.safetensors").write_bytes(save({"numbers": np.zeros(1_000_000)}))
+        dock.keeper.add(tmp_path / "flood.safetensors", "toy_brought")
+        until(qtbot, lambda: "Stopped. Nothing was added" in shown(dock.status))
+        assert dock.zoo.entries["toy_brought"].state == "bring a file"
+        assert not model_folder("toy_brought").exists()
+
+    def test_nor_of_an_export_or_an_import(self, dock, qtbot, tmp_path, stopped_at):
+        (tmp_path / "flood.safetensors").write_bytes(save({"numbers": np.zeros(1_000_000)}))
+        add_checkpoint(tmp_path / "flood.safetensors", "toy_brought", "mine")
+        export_model("mine", tmp_path / "sent.zip")
+        dock.zoo.look()
+        stopped_at("napari_zeroseg.training.result.put_into", "mine")
+        dock.keeper.offer_export("mine", tmp_path / "other.zip")
+        until(qtbot, lambda: "Stopped. No file was written" in shown(dock.status))
+        remove_model("mine")
+        dock.zoo.look()
+        stopped_at("napari_zeroseg.training.result.take_out", ADDING)
+        dock.keeper.add(tmp_path / "sent.zip")
+        until(qtbot, lambda: "Stopped. Nothing was added" in shown(dock.status))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["flood.safetensors", "sent.zip"]
+        assert not list(model_folder("mine").parent.glob("*"))
+
+
 def mobile_sam_file(folder, spoil=None):
     """MobileSAM's weights as a file that a user has."""
     network = SamNetwork(TinyViT())
@@ -359,6 +467,27 @@ class TestAdding:
         assert "decoder alone: choose the SAM checkpoint" in dock.question.text.text()
         dock.question.no.click()
         assert not dock.question.isVisibleTo(dock)
+
+    def test_a_sam_that_is_here_need_not_be_looked_for(self, dock, qtbot, tmp_path, said, monkeypatch):
+        monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))
+        torch.save({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}, tmp_path / "sam_vit_b.pth")
+        torch.save({"prompt_adapter.static_uncertain_token.weight": torch.zeros(1, 256)}, tmp_path / "decoder.pth")
+        dock.zoo.look()
+        dock.keeper.add(tmp_path / "decoder.pth")
+        until(qtbot, lambda: dock.question.isVisibleTo(dock))
+        box = dock.question.choices
+        assert [box.itemText(i) for i in range(box.count())] == ["SAM ViT-B, which is here", "another file"]
+        box.setCurrentIndex(0)
+        monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: pytest.fail("a file is asked for"))
+        dock.question.yes.click()
+        until(qtbot, lambda: said)  # both together are still too little for a model
+        assert "PA-SAM ViT-B" in said[-1].message
+        said.clear()
+        dock.keeper.add(tmp_path / "decoder.pth", "pa_sam_vit_b")
+        until(qtbot, lambda: said)
+        assert "PA-SAM ViT-B" in said[-1].message
+        assert not dock.question.isVisibleTo(dock)
+        rest(dock, qtbot)
 
     def test_an_adapter_on_mobile_sam_has_no_published_weights_and_is_added_all_the_same(self, dock, qtbot, tmp_path):
         network = SamNetwork(TinyViT())

@@ -200,6 +200,23 @@ class TestWhose:
         assert (weights.folder / "vocab.json").is_file()
         assert verify("clipseg_rd16").ok
 
+    def test_decoders_alone_rest_on_the_last_clipseg_that_has_clip(self, specs, tmp_path):
+        names = ("decoder.reduces.0.weight", "decoder.film_mul.weight", "decoder.transposed_convolution.weight")
+        for number, channels in enumerate((16, 64)):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            save_file({name: torch.zeros(channels, 4) for name in names}, folder / "model.safetensors")
+            for name in ("config.json", "vocab.json", "merges.txt"):
+                (folder / name).write_text("{}")
+            adding.add_checkpoint(folder, specs)
+        torch.save({"film_mul.weight": torch.zeros(16, 4), "reduces.0.weight": torch.zeros(16, 4)}, tmp_path / "d.pth")
+        assert adding.add_checkpoint(tmp_path / "d.pth", specs, name="uni") == "uni"
+        remove_model("clipseg_rd64")
+        with pytest.raises(WeightsError, match="the weights of uni rest on it, so remove those first"):
+            remove_model("clipseg_rd16")
+        remove_model("uni")
+        remove_model("clipseg_rd16")
+
     def test_a_folder_without_its_vocabulary_says_what_is_missing(self, specs, tmp_path):
         names = ("decoder.reduces.0.weight", "decoder.film_mul.weight", "decoder.transposed_convolution.weight")
         for number, channels in enumerate((16, 64)):

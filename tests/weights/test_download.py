@@ -22,8 +22,10 @@ from napari_zeroseg.errors import CancelledError, DownloadError, InputError, Lic
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.registry import find_model
 from napari_zeroseg.weights import WeightsSource, locate, remove_model, verify, weights_of
-from napari_zeroseg.weights.cards import model_folder, read_card
-from napari_zeroseg.weights.download import download_model, offer_of, one_at_a_time
+from napari_zeroseg.weights.adding import add_checkpoint
+from napari_zeroseg.weights.cards import model_folder, pins_of, read_card
+from napari_zeroseg.weights.download import download_model, offer_of
+from napari_zeroseg.weights.holding import one_at_a_time
 
 from .conftest import QUICK, Answer, clipseg_file, digest, spec_of, weights_file
 
@@ -315,13 +317,53 @@ class TestFirstHash:
         assert get(unpublished, accept_change=digest(other)[:12]).read_bytes() == other
         assert read_card("toy").sha256 == digest(other)
 
+    def test_it_outlives_a_file_of_another_name(self, site, content):
+        spec = spec_of(WeightsSource(f"{site.url}/toy.safetensors"), WeightsSource(f"{site.url}/toy.pth"))
+        site.put("/toy.safetensors", content)
+        get(spec)
+        remove_model(spec)
+        del site.files["/toy.safetensors"]
+        site.put("/toy.pth", pickled({"numbers": torch.zeros(3)}))
+        assert get(spec).name == "toy.pth"
+        assert set(pins_of("toy")) == {"toy.safetensors", "toy.pth"}
+        remove_model(spec)
+        site.put("/toy.safetensors", other := weights_file(seed=1))
+        with pytest.raises(WeightsError, match=rf"another file for Toy than on .*then {digest(content)[:12]}"):
+            get(spec)
+        get(spec, accept_change=digest(other))
+        assert pins_of("toy")["toy.safetensors"].sha256 == digest(other)
+
+    def test_it_outlives_a_file_that_the_user_adds(self, unpublished, site, content, tmp_path):
+        get(unpublished)
+        remove_model(unpublished)
+        for name in ("toy.safetensors", "mine.safetensors"):
+            (tmp_path / name).write_bytes(weights_file(seed=1))
+        with pytest.raises(WeightsError, match=r"not the one that was downloaded first as Toy .*a name of its own"):
+            add_checkpoint(tmp_path / "toy.safetensors", {"toy": unpublished}, "toy")
+        assert add_checkpoint(tmp_path / "mine.safetensors", {"toy": unpublished}, "toy") == "toy"
+        assert read_card("toy").hash_from == "when it was added"
+        remove_model(unpublished)
+        assert unpublished.state == "needs download"
+        assert read_card("toy") is None
+        site.put("/toy.safetensors", weights_file(seed=1))
+        with pytest.raises(WeightsError, match=rf"another file for Toy than on .*then {digest(content)[:12]}"):
+            get(unpublished)
+        site.put("/toy.safetensors", content)
+        assert get(unpublished).read_bytes() == content
+
+    def test_pins_that_cannot_be_read_are_told_and_left_out(self, unpublished, caplog):
+        model_folder("toy").mkdir(parents=True)
+        (model_folder("toy") / "pins.json").write_text("[1")
+        assert not pins_of("toy")
+        assert "pins.json cannot be read" in caplog.text
+
     @pytest.mark.parametrize("name", ["toy.safetensors", "toy.pth"])
     def test_a_web_page_is_not_kept(self, site, name):
         spec = spec_of(WeightsSource(site.put(f"/{name}", b"<!DOCTYPE html><html>Please confirm</html>")))
         with pytest.raises(WeightsError, match=f"{name} is a web page, not weights"):
             get(spec)
         assert spec.state == "needs download"
-        assert sorted(path.name for path in model_folder("toy").iterdir()) == [".lock"]
+        assert not model_folder("toy").exists()
 
     def test_a_file_that_is_cut_off_on_the_server(self, site, content):
         spec = spec_of(WeightsSource(site.put("/toy.safetensors", content[:-9])))
@@ -455,6 +497,21 @@ class TestLocalFolders:
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "model.safetensors").write_bytes(content)
         assert find_model("sam_vit_b").state == "ready"
+
+    @pytest.mark.parametrize(
+        ("key", "repository"),
+        [("sam_vit_h", "facebook--sam-vit-huge"), ("medsam_vit_b_2023_04", "wanglab--medsam-vit-base")],
+    )
+    def test_a_hubs_cache_of_years_ago_holds_the_file_of_torch_alone(self, key, repository):
+        cached = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository}"
+        (cached / "snapshots" / "0123abcd").mkdir(parents=True)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0123abcd")
+        file = cached / "snapshots" / "0123abcd" / "pytorch_model.bin"
+        file.write_bytes(pickled({"fc.weight": torch.zeros(3)}))
+        found = locate(find_model(key))
+        assert found is not None
+        assert (found.path, found.where) == (file, "hub cache")
 
     def test_a_file_named_after_the_model(self, content, tmp_path, monkeypatch):
         monkeypatch.setenv("ZEROSEG_MODELS", str(tmp_path))

@@ -16,20 +16,29 @@ from typing import TypeVar
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Channel, Status
+from napari_zeroseg._napari.looking import Look, look_at
 from napari_zeroseg._napari.trying import try_out
 from napari_zeroseg._napari.zoo import Entry, Errand, Zoo
-from napari_zeroseg.catalogue import FORMS, ModelSpec
+from napari_zeroseg.catalogue import FORMS, SAM, ModelSpec
 from napari_zeroseg.errors import CancelledError, ChangedWeightsError, UnknownModelError, WeightsError, ZerosegError
-from napari_zeroseg.jobs import InferenceQueue, Priority
+from napari_zeroseg.jobs import CancelToken, InferenceQueue, Priority
 from napari_zeroseg.registry import add_checkpoint as join_checkpoint
 from napari_zeroseg.registry import download_model, offer_of, remove_model, verify
 from napari_zeroseg.weights import Weights, locate
-from napari_zeroseg.weights.reading import check_whole, file_of, read_file
+from napari_zeroseg.weights.folder import megabytes
 
 T = TypeVar("T")
 
 ADDING = "+"
 """Key of the errand that reads and adds a checkpoint, whose model is not known yet."""
+
+_STOPPED = {
+    "Downloading": "Stopped. What has come of the download is kept, and it goes on from there",
+    "Verifying": "Stopped. The files were not verified",
+    "Removing": "Stopped. Nothing was deleted",
+    "Exporting": "Stopped. No file was written",
+}
+"""What is said of errands that the user has stopped; the others add something."""
 
 _FETCHING = "napari_zeroseg.weights.download"
 _ACCEPTING = (
@@ -55,7 +64,7 @@ class Question:
     name : str or None
         A name to begin with, where one must be given.
     file : str
-        What file must be chosen to go on, in words; its path is then what was typed. "" for none.
+        What file must be chosen to go on, in words, unless a model was; its path is then what was typed. "" for none.
     """
 
     text: str
@@ -64,18 +73,6 @@ class Question:
     choices: tuple[tuple[str, str], ...] = ()
     name: str | None = None
     file: str = ""
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What a file is, as far as it tells."""
-
-    path: Path
-    candidates: tuple[str, ...]
-    is_published: bool = False
-    lacks_sam: bool = False
-    exported: str = ""
-    """The key of a model that was exported."""
 
 
 class Keeper:
@@ -157,8 +154,8 @@ class Keeper:
     def verify(self, key: str) -> None:
         """Hash a model's files anew."""
 
-        def work(_: Errand) -> str:
-            report = verify(key)
+        def work(errand: Errand) -> str:
+            report = verify(key, cancel=errand.token)
             if not report.ok:
                 raise WeightsError(report.sentence)
             return report.sentence
@@ -168,7 +165,10 @@ class Keeper:
     def offer_removal(self, key: str) -> None:
         """Ask whether a model's files shall go."""
         entry = self.zoo.entries[key]
-        text = f"Delete the weights of {entry.spec.title} ({entry.size}) from this machine?"
+        what = f"the weights of {entry.spec.title} ({entry.size})"
+        if entry.left:
+            what = f"what there is of the weights of {entry.spec.title} in the models folder ({megabytes(entry.left)})"
+        text = f"Delete {what} from this machine?"
         self._ask(Question(text, "Delete", lambda _, __: self._remove(entry)))
 
     def _remove(self, entry: Entry) -> None:
@@ -176,9 +176,10 @@ class Keeper:
 
         def done(_: None) -> None:
             self._forget(key)
-            self._say(f"The weights of {title} are no longer on this machine")
+            where = "in the models folder" if entry.left else "on this machine"
+            self._say(f"The weights of {title} are no longer {where}")
 
-        self._run(key, "Removing", lambda _: remove_model(key), done)
+        self._run(key, "Removing", lambda errand: remove_model(key, cancel=errand.token), done)
 
     def _forget(self, key: str) -> None:
         """Have what was loaded of a model's files before let go of."""
@@ -218,40 +219,24 @@ class Keeper:
         key : str
             The model that it is for, where the user has said so.
         """
-        self._run(ADDING, "Reading", lambda _: self._look(Path(path), key), self._on_looked)
-
-    def _look(self, path: Path, key: str) -> _Look:
-        from napari_zeroseg.training.result import key_in
-        from napari_zeroseg.weights.adding import whose
-
-        exported = key_in(path.expanduser())
-        if exported:
-            return _Look(path.expanduser(), (key,) if key else (), exported=exported)
-        file = file_of(path.expanduser(), "the model").absolute()
-        check_whole(file)
-        weights = read_file(file)
         specs = self._specs()
-        candidates = {key} if key else whose(file, weights, specs)
-        published = {source.sha256 for spec in specs.values() for source in spec.sources if source.sha256}
-        layout = weights.layout
-        lacks_sam = layout is not None and (layout.family, layout.form) == ("pa_sam", "decoder")
-        return _Look(path, tuple(sorted(candidates)), weights.sha256 in published, lacks_sam)
+        work = lambda errand: look_at(Path(path), key, specs, errand.token)  # noqa: E731
+        self._run(ADDING, "Reading", work, self._on_looked)
 
-    def _on_looked(self, look: _Look) -> None:
+    def _on_looked(self, look: Look) -> None:
         if look.exported:
             self._offer_import(look)
             return
         known = [key for key in look.candidates if key in self._specs()]
         if look.lacks_sam:
-            text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
-            self._ask(Question(text, "Choose it", lambda _, sam: self._join(look.path, sam), file="The SAM checkpoint"))
+            self._ask_for_sam(look)
             return
         if not known:
             # The adding itself says best what is wrong with it.
             self._add(look.path, None, None)
             return
         needs_name = not look.is_published and any(_has_hash(self._spec(key)) for key in known)
-        needs_name |= any(self.zoo.is_ready(key) for key in known)
+        needs_name |= look.is_another or any(self.zoo.is_ready(key) for key in known)
         if len(known) == 1 and not needs_name:
             self._add(look.path, known[0], None)
             return
@@ -260,12 +245,30 @@ class Keeper:
         if len(known) > 1:
             text = f"{look.path.name} fits several models, which have the same parameters: say which it is."
         if needs_name:
-            text += " It is not the published file, or that is here already: give it a name of its own."
+            text += (
+                " It is not the file that was published or downloaded first, or that is here already: give it a name of "
+                "its own."
+            )
         act = lambda chosen, name: self._add(look.path, chosen or known[0], name or None)  # noqa: E731
         name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
         self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))
 
-    def _offer_import(self, look: _Look) -> None:
+    def _ask_for_sam(self, look: Look) -> None:
+        """Join PA-SAM's decoder alone with the SAM of its size if that is known and here; else ask for it."""
+        entries = self.zoo.entries
+        here = {f"pa_{key}": entries[key] for key in (spec.key for spec in SAM) if self.zoo.is_ready(key)}
+        wanted = here.get(look.candidates[0]) if len(look.candidates) == 1 else None
+        if wanted is not None:
+            self._join(look.path, wanted.path)
+            return
+        text = f"{look.path.name} holds PA-SAM's decoder alone: choose the SAM checkpoint that it was trained on."
+        act = lambda key, file: self._join(look.path, entries[key].path if key else file)  # noqa: E731
+        choices = [(entry.spec.key, f"{entry.spec.title}, which is here") for entry in here.values()]
+        if choices:
+            choices.append(("", "another file"))
+        self._ask(Question(text, "Choose it", act, tuple(choices), file="The SAM checkpoint"))
+
+    def _offer_import(self, look: Look) -> None:
         """Add an exported model under its own name; ask where that is taken, or another model was meant."""
         path, key = look.path, look.exported
         if key not in self.zoo.entries and not look.candidates:
@@ -279,18 +282,18 @@ class Keeper:
         self._ask(Question(text, "Try and add", lambda _, chosen: self._import(path, chosen or name), (), name))
 
     def _import(self, path: Path, name: str | None) -> None:
-        def put() -> ModelSpec:
+        def put(cancel: CancelToken) -> ModelSpec:
             from napari_zeroseg.training.result import import_model
 
-            return import_model(path, name)
+            return import_model(path, name, cancel=cancel)
 
         self._put_and_try(put)
 
-    def _put_and_try(self, put: Callable[[], ModelSpec]) -> None:
+    def _put_and_try(self, put: Callable[[CancelToken], ModelSpec]) -> None:
         """Put a model into the models folder and try it there; one that fails does not stay."""
 
         def work(errand: Errand) -> str:
-            spec = put()
+            spec = put(errand.token)
             found = locate(spec)
             assert found is not None
             try:
@@ -317,10 +320,10 @@ class Keeper:
         )
 
     def _export(self, key: str, path: Path) -> None:
-        def work(_: Errand) -> Path:
+        def work(errand: Errand) -> Path:
             from napari_zeroseg.training.result import export_model
 
-            return export_model(key, path, overwrite=True)
+            return export_model(key, path, overwrite=True, cancel=errand.token)
 
         self._run(key, "Exporting", work, lambda file: self._say(f"{self.title(key)} is in {file}", "good"))
 
@@ -333,7 +336,7 @@ class Keeper:
             def check(spec: ModelSpec, _: Weights) -> None:
                 self._try(spec, path, errand)
 
-            return add_checkpoint(path, specs, key, name, check=check)
+            return add_checkpoint(path, specs, key, name, check=check, cancel=errand.token)
 
         self._run(ADDING, "Trying", work, self._on_added)
 
@@ -342,7 +345,7 @@ class Keeper:
         taken = any(self.zoo.is_ready(key) for key in self.zoo.entries if key.startswith("pa_sam_"))
         name = _name_of(decoder, set(self.zoo.entries)) if taken else None
 
-        self._put_and_try(lambda: join_checkpoint(decoder, name=name, beside=sam))
+        self._put_and_try(lambda cancel: join_checkpoint(decoder, name=name, beside=sam, cancel=cancel))
 
     def _try(self, spec: ModelSpec, path: Path, errand: Errand) -> None:
         """Let the inference thread try a file, and wait for it in the errand's own thread."""
@@ -397,7 +400,10 @@ class Keeper:
             self._channel.post(partial(done, result))
 
         def hear_error(error: Exception) -> None:
-            self._channel.post(partial(failed or self._fail, error))
+            if isinstance(error, CancelledError):
+                self._channel.post(partial(self._say, _STOPPED.get(doing, "Stopped. Nothing was added")))
+            else:
+                self._channel.post(partial(failed or self._fail, error))
 
         self._say("")
         self.zoo.run(key, doing, work, hear, hear_error)
@@ -407,10 +413,7 @@ class Keeper:
         self._say("")
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, CancelledError):
-            self._say("Stopped. What has come of a download is kept, and it goes on from there")
-        else:
-            self._say(self._channel.report(error), "warning")
+        self._say(self._channel.report(error), "warning")
 
     def _say(self, text: str, tone: str = "idle") -> None:
         self.status = Status(text, tone)

@@ -19,6 +19,7 @@ from napari_zeroseg._napari.widgets import TONES, StatusLine, breakable, keep_ke
 from napari_zeroseg._napari.zoo import BRING, DOWNLOAD, Entry, Fault, Zoo, shared_zoo
 from napari_zeroseg.jobs import InferenceQueue, shared_queue
 from napari_zeroseg.prompts import PromptKind
+from napari_zeroseg.weights.folder import megabytes
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -85,7 +86,7 @@ class ModelsDock(Dock):
     def _build_errand(self) -> QWidget:
         self.progress = QProgressBar()
         self.progress.setRange(0, 1000)
-        self.stop = button("Stop", "What has come of a download is kept, and it goes on from there")
+        self.stop = button("Stop", "What has come of a download is kept; of anything else nothing half made stays")
         self.stop.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.errand = row(self.progress, self.stop)
         return self.errand
@@ -138,7 +139,7 @@ class ModelsDock(Dock):
 
     def _on_answer(self, yes: bool, key: str, name: str) -> None:
         question = self.keeper.question
-        if yes and question is not None and question.file:
+        if yes and question is not None and question.file and not key:
             name, _ = QFileDialog.getOpenFileName(self, question.file, "", _FILES)
             if not name:
                 return
@@ -190,7 +191,7 @@ class ModelsDock(Dock):
         self.verify.setEnabled(not is_busy)
         self.export.setVisible(entry.is_ready and entry.where == "models folder")
         self.export.setEnabled(not is_busy)
-        self.remove.setVisible(entry.is_ready)
+        self.remove.setVisible(entry.is_ready or entry.is_ours)
         self.remove.setEnabled(not is_busy and not _why_kept(entry))
         self.remove.setToolTip(_why_kept(entry) or "Delete the weights from this machine")
         self.add.setEnabled(ADDING not in self.zoo.errands)
@@ -221,9 +222,9 @@ class ModelsDock(Dock):
 
 def _why_kept(entry: Entry) -> str:
     """Why a model's files cannot be removed here; "" if they can."""
-    if entry.where == "package":
+    if entry.where == "package" and not entry.is_ours:
         return f"{entry.spec.title} is part of napari-zeroseg"
-    return "" if entry.where == "models folder" else f"It lies in a {entry.where}: remove it there"
+    return "" if entry.is_ours else f"It lies in a {entry.where}: remove it there"
 
 
 def _about(entry: Entry, trouble: str) -> str:
@@ -236,6 +237,8 @@ def _about(entry: Entry, trouble: str) -> str:
     ]
     if entry.is_ready:
         facts.append(("Found in", "the package" if entry.where == "package" else f"the {entry.where}"))
+    if entry.left:
+        facts.append(("Left", f"{megabytes(entry.left)} in the models folder, damaged or half there"))
     if entry.state == BRING:
         facts.append(("File", spec.sources[0].name or "from its publisher"))
     rows = "".join(f"<tr><td>{name}&nbsp;&nbsp;</td><td>{escape(breakable(text))}</td></tr>" for name, text in facts)

@@ -5,6 +5,7 @@ Disks and networks are waited for in threads of their own, so neither the window
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.prompts import PromptKind
 from napari_zeroseg.registry import list_models
 from napari_zeroseg.weights import locate
-from napari_zeroseg.weights.folder import megabytes, size_in_words
+from napari_zeroseg.weights.folder import left_in_folder, megabytes, size_in_words
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,6 +47,8 @@ class Entry:
     where, path : str
         The kind of place of its weights ("package", "models folder", "local folder", "hub cache") and the file; "" if
         they are not here.
+    left : int
+        Bytes of damaged or half downloaded files that lie in the models folder.
     """
 
     spec: ModelSpec
@@ -51,11 +56,17 @@ class Entry:
     size: str = "?"
     where: str = ""
     path: str = ""
+    left: int = 0
 
     @property
     def is_ready(self) -> bool:
         """Whether it can be loaded at once."""
         return self.state == READY
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether there is anything that can be deleted."""
+        return self.where == "models folder" or self.left > 0
 
     @classmethod
     def unlooked(cls, spec: ModelSpec) -> Entry:
@@ -67,10 +78,11 @@ class Entry:
     def looked_up(cls, spec: ModelSpec) -> Entry:
         """What there is on this machine."""
         found = locate(spec)
+        left = 0 if found is not None and found.where == "models folder" else left_in_folder(spec.key)
         if found is None:
-            return cls(spec, spec.state, size_in_words(spec))
+            return cls(spec, spec.state, size_in_words(spec), left=left)
         size = megabytes(found.path.stat().st_size) if found.path.is_file() else size_in_words(spec)
-        return cls(spec, READY, size, found.where, str(found.path))
+        return cls(spec, READY, size, found.where, str(found.path), left)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,9 +245,7 @@ class Zoo:
             try:
                 result = work(errand)
             except Exception as error:
-                if not isinstance(error, CancelledError):
-                    self.faults[key] = Fault(doing, error)
-                self._end(key)
+                self._end(key, None if isinstance(error, CancelledError) else Fault(doing, error))
                 failed(error)
             else:
                 self._end(key)
@@ -252,11 +262,17 @@ class Zoo:
             errand.token.cancel()
             self.changed.emit()
 
-    def _end(self, key: str) -> None:
+    def _end(self, key: str, fault: Fault | None = None) -> None:
         with self._lock:
             del self.errands[key]
-        self.look()
-        self.changed.emit()
+            if fault is not None:
+                self.faults[key] = fault
+        for renew in (self.look, self.changed.emit):
+            try:
+                renew()
+            except Exception:
+                # whoever began the errand must hear how it ended, whatever the disks or a dock say
+                _log.exception("The list of models could not be renewed.")
 
 
 def _in_a_thread(call: Callable[[], Any], name: str) -> None:

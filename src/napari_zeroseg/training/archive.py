@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from napari_zeroseg.errors import WriteError
+from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.weights.blocks import blocks_of
 
 
 def target_of(path: str | Path, overwrite: bool) -> Path:
@@ -43,3 +45,21 @@ def write_archive(path: Path, fill: Callable[[zipfile.ZipFile], None], compressi
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_into(archive: zipfile.ZipFile, file: Path, name: str, cancel: CancelToken | None = None) -> None:
+    """Write a file into an archive, unless `cancel` is raised meanwhile."""
+    entry = zipfile.ZipInfo.from_file(file, name)
+    entry.compress_type = archive.compression
+    with file.open("rb") as read, archive.open(entry, "w") as written:
+        for block in blocks_of(read, cancel):
+            written.write(block)
+
+
+def take_out(archive: zipfile.ZipFile, name: str, folder: Path, cancel: CancelToken | None = None) -> Path:
+    """Write a file of an archive into a folder, unless `cancel` is raised meanwhile; `name` is one without folders."""
+    file = folder / name
+    with archive.open(name) as read, file.open("wb") as written:
+        for block in blocks_of(read, cancel):
+            written.write(block)
+    return file

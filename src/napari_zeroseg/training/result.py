@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import InputError, ReadError, WeightsError, WriteError, ZerosegError
 from napari_zeroseg.registry import ModelSpec, add_checkpoint, find_model, list_models, load_model
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training import card as cards
-from napari_zeroseg.training.archive import target_of, write_archive
+from napari_zeroseg.training.archive import put_into, take_out, target_of, write_archive
 from napari_zeroseg.training.events import plain
 from napari_zeroseg.weights.cards import model_folder, read_card
 from napari_zeroseg.weights.folder import locate
 from napari_zeroseg.weights.reading import hash_again
+from napari_zeroseg.weights.workplaces import IMPORTING, TRAINING, workplace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from napari_zeroseg.jobs import CancelToken
     from napari_zeroseg.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -133,13 +133,13 @@ def register(
     home = Settings.from_environment().models_dir
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _whole_or_not_at_all(name) as folder, TemporaryDirectory(dir=home, prefix=".training-") as place:
+        with _whole_or_not_at_all(name) as folder, workplace(TRAINING) as place:
             # before it is listed: whoever finds it half made after a kill can tell whose it is
             cards.write(folder, card)
             beside = [cards.JSON_FILE, cards.TEXT_FILE, *_laid(folder, others)]
-            file = Path(place) / WEIGHTS_FILE
+            file = place / WEIGHTS_FILE
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file, dict(head or {}) or None)
-            lay_beside(Path(place))
+            lay_beside(place)
             spec = add_checkpoint(file, form, name, link=True)
             # what learnt from weights is bound by their licence
             hashes = {inside: hash_again(folder / inside) for inside in beside}
@@ -216,7 +216,9 @@ def made_by(run: str, settings: Mapping[str, Any], name: str) -> dict[str, Any] 
     return None
 
 
-def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path:
+def export_model(
+    key: str, path: str | Path, *, overwrite: bool = False, cancel: CancelToken | None = None
+) -> Path:
     """Write a model of the models folder as one file, with its card and everything that belongs to it.
 
     Parameters
@@ -227,6 +229,8 @@ def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path
         The file; ".zip" is added where it has no ending.
     overwrite : bool
         Whether a file of that name may be replaced.
+    cancel : CancelToken, optional
+        Stops the writing; what was there before stays.
 
     Returns
     -------
@@ -237,6 +241,8 @@ def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path
     ------
     UnknownModelError, InputError, WriteError
         If there is no such model in the models folder, or the file cannot be written.
+    CancelledError
+        If `cancel` was raised.
     """
     found = locate(find_model(key))
     if found is None or found.card is None:
@@ -249,7 +255,7 @@ def export_model(key: str, path: str | Path, *, overwrite: bool = False) -> Path
     def fill(archive: zipfile.ZipFile) -> None:
         archive.writestr(_FORM_FILE, json.dumps({**note, "companions": dict(own.companions)}, indent=2))
         for name in (own.file, *own.companions):
-            archive.write(own.folder / name, name)
+            put_into(archive, own.folder / name, name, cancel)
 
     write_archive(path, fill)
     return path
@@ -264,7 +270,7 @@ def key_in(path: str | Path) -> str:
         return ""
 
 
-def import_model(path: str | Path, name: str | None = None) -> ModelSpec:
+def import_model(path: str | Path, name: str | None = None, *, cancel: CancelToken | None = None) -> ModelSpec:
     """Add a model that :func:`export_model` wrote.
 
     Parameters
@@ -272,11 +278,15 @@ def import_model(path: str | Path, name: str | None = None) -> ModelSpec:
     path : path
     name : str, optional
         Another name in the list.
+    cancel : CancelToken, optional
+        Stops the unpacking and reading; nothing is added then.
 
     Raises
     ------
     ReadError, WeightsError, InputError, WriteError
         If the file is damaged or of something else, its base is unknown here, or the name is taken.
+    CancelledError
+        If `cancel` was raised.
     """
     path = Path(path).expanduser()
     try:
@@ -284,7 +294,7 @@ def import_model(path: str | Path, name: str | None = None) -> ModelSpec:
             note = json.loads(archive.read(_FORM_FILE))
             if note.get("form") != FORM:
                 raise InputError(f"{path.name} was written by another version of napari-zeroseg: use that one.")
-            return _unpack(archive, note, path, name or str(note["key"]))
+            return _unpack(archive, note, path, name or str(note["key"]), cancel)
     except FileNotFoundError as error:
         raise ReadError(f"There is no file {path}: check its name and place.") from error
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
@@ -293,11 +303,13 @@ def import_model(path: str | Path, name: str | None = None) -> ModelSpec:
         raise ReadError(f"{path.name} is no exported model, or it is damaged: export it again.") from error
 
 
-def _unpack(archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name: str) -> ModelSpec:
+def _unpack(
+    archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name: str, cancel: CancelToken | None
+) -> ModelSpec:
     check_name(name)
     companions = dict(note["companions"])
     for inside in (note["file"], *companions):
-        if PurePosixPath(inside).name != inside or os.sep in inside:
+        if inside == ".." or any(kind(inside).name != inside for kind in (PurePosixPath, PureWindowsPath)):
             raise ReadError(f"{path.name} names a file outside itself ({inside}): it is not to be trusted.")
         # a class may have an encoder of its own, in float32 beside weights of half that size
         largest = _LARGEST_COMPANION + 2 * archive.getinfo(note["file"]).file_size
@@ -306,13 +318,13 @@ def _unpack(archive: zipfile.ZipFile, note: Mapping[str, Any], path: Path, name:
     home = Settings.from_environment().models_dir
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _whole_or_not_at_all(name) as folder, TemporaryDirectory(dir=home, prefix=".importing-") as place:
-            files = {inside: Path(archive.extract(inside, place)) for inside in (note["file"], *companions)}
-            wrong = [inside for inside, file in files.items() if hash_again(file) != _hash_of(note, inside)]
+        with _whole_or_not_at_all(name) as folder, workplace(IMPORTING) as place:
+            files = {inside: take_out(archive, inside, place, cancel) for inside in (note["file"], *companions)}
+            wrong = [inside for inside, file in files.items() if hash_again(file, cancel) != _hash_of(note, inside)]
             if wrong:
                 raise WeightsError(f"{path.name} is damaged: {wrong[0]} is not what it was when it was exported.")
             _laid(folder, {inside: files[inside] for inside in companions})
-            spec = add_checkpoint(files[note["file"]], note["base"], name, link=True)
+            spec = add_checkpoint(files[note["file"]], note["base"], name, link=True, cancel=cancel)
             licence, licence_note = (str(note.get(what, "")) for what in ("licence", "licence_note"))
             _furnish(name, str(path), companions, licence, licence_note)
     except OSError as error:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from napari_zeroseg.errors import UnknownModelError, WeightsError, WriteError
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, model_folder
-from napari_zeroseg.weights.download import one_at_a_time
+from napari_zeroseg.weights.blocks import copy_file
+from napari_zeroseg.weights.cards import OWN, PUBLISHED, Card, keep_pins, model_folder, other_than_first
 from napari_zeroseg.weights.folder import check_family, locate, megabytes
+from napari_zeroseg.weights.holding import one_at_a_time
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import Weights, check_whole, file_of, hash_again, read_file
+from napari_zeroseg.weights.workplaces import sweep
 
 if TYPE_CHECKING:
     from napari_zeroseg.catalogue import ModelSpec
@@ -71,6 +73,7 @@ def add_checkpoint(
     link: bool = False,
     check: Check | None = None,
     origin: str = "",
+    cancel: CancelToken | None = None,
 ) -> str:
     """Add a checkpoint to the models folder and return the key that it is listed under.
 
@@ -91,6 +94,8 @@ def add_checkpoint(
         Called with (spec, weights) before anything is written; what it raises stops the adding.
     origin : str, optional
         Where the weights are from, for the card; left out, `path`.
+    cancel : CancelToken, optional
+        Stops the reading and copying; nothing is added then.
 
     Raises
     ------
@@ -101,26 +106,32 @@ def add_checkpoint(
         If there is no model `key`.
     WriteError
         If it cannot be copied.
+    CancelledError
+        If `cancel` was raised.
     """
     file = file_of(Path(path).expanduser(), "the model").absolute()
     check_whole(file)
-    weights = read_file(file)
+    weights = read_file(file, cancel=cancel)
     if weights.layout is not None and (weights.layout.family, weights.layout.form) == ("pa_sam", "decoder"):
+        from napari_zeroseg.weights.joining import sams_here
+
+        here = " or ".join(sams_here())
         raise WeightsError(
             f"{file.name} holds PA-SAM's decoder alone: name the SAM checkpoint that it was trained on as well, with "
-            "`zeroseg add DECODER --with SAM_CHECKPOINT`."
+            f"`zeroseg add DECODER --with SAM_CHECKPOINT`{f', which can be {here}' if here else ''}."
         )
     base = _decided(file, weights, specs, key)
     check_family(base, weights)
     if Path(path).expanduser().is_dir():
         _check_words(base, file, specs)
-    listed = _free_name(base, weights, specs, name)
+    listed = _free_name(base, file, weights, specs, name)
     if check is not None:
         check(base, weights)
     folder = model_folder(listed)
+    sweep()
     _make_room(folder, 0 if link else file.stat().st_size)
-    with one_at_a_time(folder, CancelToken()):
-        _store(file, folder, _card(base, listed, file, weights, origin), link)
+    with one_at_a_time(folder, cancel or CancelToken()):
+        _store(file, folder, _card(base, listed, file, weights, origin), link, cancel)
     return listed
 
 
@@ -152,7 +163,7 @@ def _decided(file: Path, weights: Weights, specs: Specs, key: str | None) -> Mod
     )
 
 
-def _free_name(base: ModelSpec, weights: Weights, specs: Specs, name: str | None) -> str:
+def _free_name(base: ModelSpec, file: Path, weights: Weights, specs: Specs, name: str | None) -> str:
     """Return the key to list the file under, which must not hide another model's weights."""
     if name is not None:
         model_folder(name)  # raises if it cannot be a name
@@ -171,6 +182,13 @@ def _free_name(base: ModelSpec, weights: Weights, specs: Specs, name: str | None
         raise WeightsError(
             f"This file is not the published one of {base.title} (its sha256 is {weights.sha256[:12]}…): give it a "
             "name of its own with --name."
+        )
+    first = other_than_first(base.key, file.name, weights.sha256)
+    if first is not None:
+        raise WeightsError(
+            f"This file is not the one that was downloaded first as {base.title} (its sha256 is "
+            f"{weights.sha256[:12]}…, on {first.date[:10]} it was {first.sha256[:12]}…): give it a name of its own with "
+            "--name."
         )
     return base.key
 
@@ -245,21 +263,30 @@ def _make_room(folder: Path, size: int) -> None:
         )
 
 
-def _store(file: Path, folder: Path, card: Card, link: bool) -> None:
+def _store(file: Path, folder: Path, card: Card, link: bool, cancel: CancelToken | None) -> None:
+    """Put a file and its companions into their places; all of them, or none."""
     temporary = folder / f".{file.name}.tmp"
+    beside = {companion: folder / companion.name for companion in _companions(file)}
+    laid = [target for target in beside.values() if not target.exists()]
     try:
         temporary.unlink(missing_ok=True)
-        for companion in _companions(file):
-            shutil.copyfile(companion, folder / companion.name)
         if not (link and _linked(file, temporary)):
-            shutil.copyfile(file, temporary)
+            copy_file(file, temporary, cancel)
             os.utime(temporary, ns=(card.changed, card.changed))
+        for companion, target in beside.items():
+            copy_file(companion, target)
+        keep_pins(card.key)
         card.write()
         temporary.replace(card.path)
     except OSError as error:
+        if isinstance(error, WriteError):
+            raise
         raise WriteError(f"{file.name} could not be copied to {folder} ({error.strerror}): make room there.") from error
     finally:
         temporary.unlink(missing_ok=True)
+        if not card.path.exists():
+            for path in laid:
+                path.unlink(missing_ok=True)
     _log.debug("%s was added as %s.", file, card.key)
 
 

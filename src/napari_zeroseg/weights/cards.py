@@ -18,6 +18,8 @@ CARD = "card.json"
 CLASS_HEAD = "class_head.safetensors"
 """Beside the card of a model that was trained on a class."""
 LOCK = ".lock"
+PINS = "pins.json"
+"""Beside a card that has taken the place of one whose hash was that of a first download, which is kept there."""
 
 PUBLISHED = "published"
 PINNED = "first download"
@@ -78,12 +80,24 @@ class Card:
 
     def write(self) -> None:
         """Put the card in its place, whole or not at all."""
-        temporary = self.folder / f".{CARD}.tmp"
-        try:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-            temporary.replace(self.folder / CARD)
-        except OSError as error:
-            raise WriteError(f"{self.folder} cannot be written ({error.strerror}): make room, or permit it.") from error
+        _write(self.folder / CARD, asdict(self))
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What came first under a file's name, where nobody publishes its hash: its sha256, and when (ISO, UTC)."""
+
+    sha256: str
+    date: str
+
+
+def _write(path: Path, content: object) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise WriteError(f"{path.parent} cannot be written ({error.strerror}): make room, or permit it.") from error
 
 
 def model_folder(key: str) -> Path:
@@ -122,6 +136,42 @@ def read_card(key: str) -> Card | None:
             path.parent,
         )
         return None
+
+
+def pins_of(key: str) -> dict[str, Pin]:
+    """Return what came first for a model by the names of its files, whatever has come since under other names."""
+    path = model_folder(key) / PINS
+    pins: dict[str, Pin] = {}
+    try:
+        pins = {name: Pin(**pin) for name, pin in json.loads(path.read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        _log.warning("%s cannot be read and is left out (%s): delete it.", path, error)
+    card = read_card(key)
+    if card is not None and card.hash_from == PINNED:
+        now = {card.file: card.sha256, **card.companions}
+        pins |= {name: Pin(sha256, card.date) for name, sha256 in now.items()}
+    return pins
+
+
+def other_than_first(key: str, file: str, sha256: str) -> Pin | None:
+    """Return what came first under the name of a file that differs from it; None where it is the same or the first."""
+    first = pins_of(key).get(file)
+    return None if first is None or first.sha256 == sha256 else first
+
+
+def keep_pins(key: str) -> None:
+    """Keep what came first for a model, before another card takes the place of the one that says so.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    pins = pins_of(key)
+    if pins:
+        _write(model_folder(key) / PINS, {name: asdict(pin) for name, pin in pins.items()})
 
 
 def cards() -> Iterator[Card]:

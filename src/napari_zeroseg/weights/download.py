@@ -6,13 +6,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-from filelock import FileLock, Timeout
 
 from napari_zeroseg.errors import (
     ChangedWeightsError,
@@ -24,13 +20,15 @@ from napari_zeroseg.errors import (
 )
 from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import LOCK, PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.cards import PINNED, PUBLISHED, Card, keep_pins, model_folder, pins_of
 from napari_zeroseg.weights.fetch import Fetched, Patience, Progress, Wanted, fetch, note_of
 from napari_zeroseg.weights.folder import bring, locate, size_in_words
+from napari_zeroseg.weights.holding import one_at_a_time
 from napari_zeroseg.weights.layouts import detect_layout, known_models
 from napari_zeroseg.weights.reading import check_whole, shapes_of
 from napari_zeroseg.weights.repositories import arguments_of
 from napari_zeroseg.weights.sources import WeightsSource, host_of
+from napari_zeroseg.weights.workplaces import sweep
 
 if TYPE_CHECKING:
     from napari_zeroseg.catalogue import ModelSpec
@@ -121,6 +119,7 @@ def download_model(
     if accept_change and not re.fullmatch("[0-9a-fA-F]{8,64}", accept_change):
         raise InputError(f"A file is accepted by its sha256 or eight or more digits of it; got {accept_change!r}.")
     folder = _made(model_folder(spec.key))
+    sweep()
     with one_at_a_time(folder, cancel or CancelToken()):
         found = locate(spec)  # another process may have brought it meanwhile
         if found is not None:
@@ -211,6 +210,7 @@ def _get(spec: ModelSpec, source: WeightsSource, url: str, watch: _Watch) -> Pat
             _drop(_part(folder, name))
         raise
     # The card goes first: were this process killed in between, the hashes would still be remembered.
+    keep_pins(spec.key)
     card.write()
     for name in companions:
         _settle(_part(folder, name), folder / name)
@@ -314,18 +314,19 @@ def _card(
 
 
 def _compare_with_first(spec: ModelSpec, card: Card, accepted: str) -> None:
-    """Refuse what the same place gave otherwise before, where only that says what it should be; vocabularies too."""
-    first = read_card(spec.key)
-    if first is None or first.hash_from != PINNED or first.file != card.file or card.hash_from == PUBLISHED:
+    """Refuse what came otherwise under its name before, where only that says what it should be; vocabularies too."""
+    if card.hash_from == PUBLISHED:
         return
-    files = [("file", first.sha256, card.sha256)]
-    files += [(name, first.companions.get(name, now), now) for name, now in card.companions.items()]
-    changed = [(name, then, now) for name, then, now in files if then != now]
+    pins = pins_of(spec.key)
+    if pins and card.file not in pins:
+        _log.info("The weights of %s came as %s, and first as one of %s.", spec.title, card.file, ", ".join(pins))
+    files = {card.file: card.sha256, **card.companions}
+    changed = [(name, pins[name], now) for name, now in files.items() if name in pins and pins[name].sha256 != now]
     if changed and not (accepted and changed[0][2].startswith(accepted)):
-        name, then, now = changed[0]
+        name, first, now = changed[0]
         raise ChangedWeightsError(
-            f"{host_of(card.source)} now gives another {name} for {spec.title} than on {first.date[:10]} (sha256 "
-            f"{now[:12]}…, then {then[:12]}…), so it was not kept.",
+            f"{host_of(card.source)} now gives another {'file' if name == card.file else name} for {spec.title} than on "
+            f"{first.date[:10]} (sha256 {now[:12]}…, then {first.sha256[:12]}…), so it was not kept.",
             f"If its publisher has replaced it, accept this file with `zeroseg download {arguments_of(spec)} "
             f"--accept-change {now[:12]}`.",
             now,
@@ -342,25 +343,3 @@ def _made(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise WriteError(f"{folder} is read-only: set ZEROSEG_DATA_DIR to another place.")
     return folder
-
-
-@contextmanager
-def one_at_a_time(folder: Path, cancel: CancelToken) -> Iterator[None]:
-    """Hold a model's folder for this process; wait while another one holds it, unless cancelled."""
-    lock = FileLock(folder / LOCK)
-    waiting = False
-    while True:
-        try:
-            lock.acquire(timeout=0.2)
-            break
-        except Timeout:
-            cancel.raise_if_cancelled()
-            if not waiting:
-                _log.info("Another process is working on %s: waiting for it.", folder)
-                waiting = True
-        except (OSError, NotImplementedError) as error:
-            raise WriteError(f"{folder} cannot be locked ({error}): set ZEROSEG_DATA_DIR to a local disk.") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -6,16 +6,15 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from napari_zeroseg.errors import WeightsError, WriteError
+from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.settings import Settings
-from napari_zeroseg.weights.cards import CARD, LOCK, OWN, PINNED, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.cards import CARD, LOCK, OWN, PINNED, PINS, PUBLISHED, Card, model_folder, read_card
+from napari_zeroseg.weights.holding import if_free
 from napari_zeroseg.weights.layouts import known_models
 from napari_zeroseg.weights.reading import (
     SUFFIXES,
@@ -218,7 +217,9 @@ def size_in_words(spec: ModelSpec) -> str:
     return megabytes(spec.size) if spec.weights.size else f"about {megabytes(spec.size)}"
 
 
-def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = None) -> Weights:
+def weights_of(
+    spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = None, cancel: CancelToken | None = None
+) -> Weights:
     """Read the weights to build a model from: those given, else its own.
 
     Parameters
@@ -228,11 +229,15 @@ def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = N
     given : path, state dict or repository, optional
         A checkpoint in its place. A repository on a hub ("OWNER/NAME") is looked for in hub caches, local folders and
         the models folder, where :func:`~napari_zeroseg.weights.download.download_model` puts it.
+    cancel : CancelToken, optional
+        Stops the reading of the model's own.
 
     Raises
     ------
     WeightsError
         If they are missing, damaged, unsafe, changed since they came, or another model's.
+    CancelledError
+        If `cancel` was raised.
     """
     if isinstance(given, str) and is_repository(given):
         return weights_of(of_repository(spec, given))
@@ -245,7 +250,7 @@ def weights_of(spec: ModelSpec, given: str | Path | Mapping[str, Any] | None = N
         raise missing(spec)
     if found.where == "package":
         return read_weights(None, next(source for source in spec.sources if is_there(source)), spec.title)
-    weights = read_file(found.path, _trusted(found.card))
+    weights = read_file(found.path, _trusted(found.card), cancel)
     if found.sha256 and weights.sha256 != found.sha256:
         raise WeightsError(
             f"The weights of {spec.title} at {found.path} are not those that they should be (sha256 "
@@ -288,18 +293,20 @@ def check_family(spec: ModelSpec, weights: Weights, name: str = "") -> None:
         )
 
 
-def verify(spec: ModelSpec) -> VerifyReport:
+def verify(spec: ModelSpec, cancel: CancelToken | None = None) -> VerifyReport:
     """Hash a model's files anew and compare.
 
     Raises
     ------
     WeightsError
         If they are not on this machine.
+    CancelledError
+        If `cancel` was raised.
     """
     found = locate(spec)
     if found is None:
         raise missing(spec)
-    now = hash_again(found.path)
+    now = hash_again(found.path, cancel)
     if found.sha256 and now != found.sha256:
         sentence = (
             f"{found.path} has changed or is damaged: its sha256 is {now[:12]}…, {found.hash_from} it was "
@@ -307,7 +314,7 @@ def verify(spec: ModelSpec) -> VerifyReport:
         )
         return VerifyReport(spec.key, found.path, False, now, found.sha256, sentence)
     companions = found.card.companions if found.card else {}
-    bad = [name for name, known in companions.items() if hash_again(found.path.parent / name) != known]
+    bad = [name for name, known in companions.items() if hash_again(found.path.parent / name, cancel) != known]
     if bad:
         sentence = (
             f"{', '.join(bad)} beside {found.path} changed since the download: remove the model and get it again."
@@ -316,7 +323,7 @@ def verify(spec: ModelSpec) -> VerifyReport:
     layout = None
     if not found.sha256 or ground_of(found.path) is not None:
         try:
-            weights = read_file(found.path)
+            weights = read_file(found.path, cancel=cancel)
             check_family(spec, weights)
             layout = weights.layout
         except WeightsError as error:
@@ -329,46 +336,48 @@ def verify(spec: ModelSpec) -> VerifyReport:
     return VerifyReport(spec.key, found.path, True, now, found.sha256, f"{found.path} is whole: sha256 {now}, {says}.")
 
 
-def remove_model(spec: ModelSpec) -> None:
+def remove_model(spec: ModelSpec, cancel: CancelToken | None = None) -> None:
     """Delete a model's files from the models folder, and what an unfinished download left there.
 
-    The card of a download stays, so that a later download that differs is noticed.
+    What is known of a first download stays, so that a later one that differs is noticed.
 
     Raises
     ------
     WeightsError
         If the model is inside the package, in a folder that is not ours, or not here at all, or another rests on it.
+    CancelledError
+        If `cancel` was raised before anything was deleted.
     """
     found, resting = locate(spec), resting_on(spec.key)
     # damaged weights are of no use to those that rest on them, and have to go before they can come again
-    if resting and found is not None and found.card is not None and hash_again(found.path) == found.sha256:
+    if resting and found is not None and found.card is not None and hash_again(found.path, cancel) == found.sha256:
         raise WeightsError(
             f"{spec.title} cannot be removed: the weights of {', '.join(resting)} rest on it, so remove those first."
         )
-    card = read_card(spec.key)
-    keeps_hash = card is not None and card.hash_from == PINNED
-    folder = model_folder(spec.key)
-    ours = [path for path in folder.glob("*") if path.name != LOCK and (path.name != CARD or not keeps_hash)]
-    if not [path for path in ours if path.stat().st_size]:
+    folder, ours = model_folder(spec.key), _to_remove(spec.key)
+    if not ours:
         raise _nothing_to_remove(spec)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise WriteError(f"{spec.title} is being downloaded or added: stop that first, or wait for it.") from None
-    except (OSError, NotImplementedError) as error:
-        raise WriteError(f"{folder} cannot be locked ({error}): permit it.") from error
-    try:
-        for path in ours:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise WriteError(f"{folder} could not be emptied ({error.strerror}): close what uses it.") from error
-    finally:
-        lock.release()
-    if not keeps_hash:
-        with suppress(OSError):  # another process may be downloading it again already
-            (folder / LOCK).unlink(missing_ok=True)
-            folder.rmdir()
+    with if_free(folder) as is_free:
+        if not is_free:
+            raise WriteError(f"{spec.title} is being downloaded or added: stop that first, or wait for it.")
+        try:
+            for path in ours:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(f"{folder} could not be emptied ({error.strerror}): close what uses it.") from error
+
+
+def left_in_folder(key: str) -> int:
+    """Bytes that :func:`remove_model` would delete of a model: of its files, whole or damaged, and parts of downloads."""
+    return sum(path.stat().st_size for path in _to_remove(key))
+
+
+def _to_remove(key: str) -> list[Path]:
+    """Our files of a model; none where they are empty, as those that only say that something was there."""
+    card = read_card(key)
+    kept = {LOCK, PINS, CARD} if card is not None and card.hash_from == PINNED else {LOCK, PINS}
+    ours = [path for path in model_folder(key).glob("*") if path.name not in kept]
+    return ours if any(path.stat().st_size for path in ours) else []
 
 
 def _nothing_to_remove(spec: ModelSpec) -> WeightsError:

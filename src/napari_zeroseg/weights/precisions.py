@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 
+from filelock import FileLock
+
 from napari_zeroseg.errors import WriteError
 from napari_zeroseg.settings import Settings
 
@@ -30,8 +32,9 @@ def keep(sha256: str, device: str, precision: str, *, unchanged: bool) -> None:
     temporary = path.with_name(f".{_FILE}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({**_kept(), _entry(sha256, device, precision): unchanged}, indent=2) + "\n")
-        temporary.replace(path)
+        with FileLock(path.with_name(f".{_FILE}.lock")):
+            temporary.write_text(json.dumps({**_kept(), _entry(sha256, device, precision): unchanged}, indent=2) + "\n")
+            temporary.replace(path)
     except OSError as error:
         raise WriteError(
             f"What was measured could not be kept in {path.parent} ({error.strerror}): make room there, or permit it."

@@ -7,12 +7,14 @@ import json
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import InputTypeError, WeightsError
+from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.weights.blocks import StoppableFile, blocks_of
 from napari_zeroseg.weights.layouts import Layout, detect_layout
 from napari_zeroseg.weights.resting import completed
 from napari_zeroseg.weights.sources import WeightsSource
@@ -112,33 +114,40 @@ def file_of(path: Path, title: str) -> Path:
     return path
 
 
-def read_file(path: Path, sha256: str = "") -> Weights:
+def read_file(path: Path, sha256: str = "", cancel: CancelToken | None = None) -> Weights:
     """Read one file; `sha256` is given where it is already known to be right.
 
     Raises
     ------
     WeightsError
         If it is damaged, unsafe or holds something else, or rests on weights that are not here.
+    CancelledError
+        If `cancel` was raised.
     """
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _understood(completed(tensors, path), sha256 or hash_of_file(path), path.parent)
+    is_safe = path.suffix == ".safetensors"
+    tensors = _read_safetensors(path, cancel) if is_safe else _read_pickle(path, cancel=cancel)
+    return _understood(completed(tensors, path, cancel), sha256 or hash_of_file(path, cancel), path.parent)
 
 
-def hash_of_file(path: Path) -> str:
+def hash_of_file(path: Path, cancel: CancelToken | None = None) -> str:
     """Return the sha256 of a file, hexadecimal; remembered for as long as the file's time and size stay."""
     state = path.stat()
-    return _hash(path, state.st_mtime_ns, state.st_size)
+    version = (path, state.st_mtime_ns, state.st_size)
+    if version not in _hashes:
+        _hashes[version] = hash_again(path, cancel)
+    return _hashes[version]
 
 
-def hash_again(path: Path) -> str:
-    """Return the sha256 of a file as it is now, whatever was remembered."""
+def hash_again(path: Path, cancel: CancelToken | None = None) -> str:
+    """Return the sha256 of a file as it is now, whatever was remembered; stops where `cancel` was raised."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for block in blocks_of(file, cancel):
+            digest.update(block)
+    return digest.hexdigest()
 
 
-@lru_cache(maxsize=64)
-def _hash(path: Path, changed: int, size: int) -> str:
-    return hash_again(path)
+_hashes: dict[tuple[Path, int, int], str] = {}
 
 
 def check_whole(path: Path, name: str = "") -> None:
@@ -227,24 +236,33 @@ def _understood(tensors: Mapping[str, Tensor], sha256: str, folder: Path | None)
     return Weights(tensors, sha256, layout, folder)
 
 
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path, cancel: CancelToken | None) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
 
+    tensors = {}
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 it is no mapping
+                if cancel is not None:
+                    cancel.raise_if_cancelled()
+                tensors[name] = file.get_tensor(name)
+        return tensors
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path.name} is damaged or not a safetensors file ({error}): get it again.") from error
 
 
-def _read_pickle(path: Path, name: str = "", numbers: bool = True) -> Mapping[str, Tensor]:
+def _read_pickle(
+    path: Path, name: str = "", numbers: bool = True, cancel: CancelToken | None = None
+) -> Mapping[str, Tensor]:
     """Read a file of torch; `name` is for messages, and without `numbers` the tensors have shapes only."""
     import torch
 
     name = name or path.name
     try:
-        held = torch.load(path, map_location="cpu" if numbers else "meta", weights_only=True)
+        with nullcontext(path) if cancel is None else StoppableFile(path, cancel) as source:
+            held = torch.load(source, map_location="cpu" if numbers else "meta", weights_only=True)
     except pickle.UnpicklingError as error:
+        _raise_if_cancelled(cancel)
         check_whole(path, name)
         raise WeightsError(
             f"{name} is not a plain file of weights: it is damaged, or it wants to run code when it is opened, "
@@ -252,6 +270,7 @@ def _read_pickle(path: Path, name: str = "", numbers: bool = True) -> Mapping[st
             "safetensors.torch.save_file."
         ) from error
     except Exception as error:  # on a damaged file torch's reader fails in any way, by IndexError or AssertionError too
+        _raise_if_cancelled(cancel)
         check_whole(path, name)
         raise WeightsError(f"{name} is damaged or not a torch file: get it again.") from error
     for inner in ("model", "state_dict"):
@@ -260,6 +279,12 @@ def _read_pickle(path: Path, name: str = "", numbers: bool = True) -> Mapping[st
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, torch.Tensor) for value in held.values()):
         raise WeightsError(f"{name} holds no table of tensors: give a checkpoint, such as mobile_sam.pt.")
     return _without_wrapper(held)
+
+
+def _raise_if_cancelled(cancel: CancelToken | None) -> None:
+    """A file that was being read when `cancel` was raised is not damaged."""
+    if cancel is not None:
+        cancel.raise_if_cancelled()
 
 
 def _without_wrapper(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

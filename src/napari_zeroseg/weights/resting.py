@@ -1,4 +1,4 @@
-"""Weights that rest on another model's: LoRA's matrices, which are joined with those whenever they are read."""
+"""Weights that rest on another model's: LoRA's matrices, and decoders of CLIPSeg that have no CLIP of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_zeroseg.errors import UnknownModelError, WeightsError
+from napari_zeroseg.jobs import CancelToken
 from napari_zeroseg.weights.cards import cards
+from napari_zeroseg.weights.layouts import detect_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,10 +46,42 @@ def ground_of(path: Path) -> Ground | None:
 
 def resting_on(key: str) -> list[str]:
     """Keys of the models in the models folder whose weights rest on those of a model."""
+    return [*_lora_on(key), *_without_clip(key)]
+
+
+def _lora_on(key: str) -> list[str]:
     known = {card.key: card for card in cards()}
     hashes = {name: card.sha256 for name, card in known.items()}
     grounds = {name: ground_of(card.path) for name, card in known.items()}
     return [name for name, ground in grounds.items() if ground is not None and _key_of(ground, hashes) == key]
+
+
+def _without_clip(key: str) -> list[str]:
+    """Decoders of CLIPSeg that take CLIP from a model, for want of another that has it."""
+    from napari_zeroseg.catalogue import CLIPSEG
+    from napari_zeroseg.weights.folder import locate
+
+    family = {spec.key: spec for spec in CLIPSEG}
+    if key not in family:
+        return []
+    here = {name: found.path for name, spec in family.items() if (found := locate(spec)) is not None}
+    if [name for name, path in here.items() if _form_of(path) == "transformers"] != [key]:
+        return []
+    return [
+        card.key for card in cards() if card.base in family and card.is_complete and _form_of(card.path) == "decoder"
+    ]
+
+
+def _form_of(path: Path) -> str:
+    """Layout of a file; "" where it cannot be read."""
+    from napari_zeroseg.weights.reading import check_whole, shapes_of
+
+    try:
+        check_whole(path)
+        layout = detect_layout(shapes_of(path, path.name))
+    except WeightsError:
+        return ""
+    return "" if layout is None else layout.form
 
 
 def _key_of(ground: Ground, hashes: Mapping[str, str]) -> str:
@@ -110,13 +144,17 @@ def joined(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[st
     return found
 
 
-def completed(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
+def completed(
+    tensors: Mapping[str, Tensor], path: Path, cancel: CancelToken | None = None
+) -> Mapping[str, Tensor]:
     """Join what was read from a file with the weights that it rests on.
 
     Raises
     ------
     WeightsError
         If those are not on this machine or not the same as then, or do not fit.
+    CancelledError
+        If `cancel` was raised.
     """
     ground = ground_of(path)
     if ground is None:
@@ -132,14 +170,14 @@ def completed(tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]
         raise WeightsError(f"{about}, and there is no such model here: import or add that one first.") from error
     found = locate(spec)
     # before they are read, which would never end for a file that says that it rests on itself
-    sha256 = ground.sha256 if found is None else found.sha256 or hash_of_file(found.path)
+    sha256 = ground.sha256 if found is None else found.sha256 or hash_of_file(found.path, cancel)
     if sha256 != ground.sha256:
         raise WeightsError(
             f"{about}, and those here are others (sha256 {sha256[:12]}…, then {ground.sha256[:12]}…): get those that "
             "it was trained from."
         )
     try:
-        base = weights_of(spec)
+        base = weights_of(spec, cancel=cancel)
     except WeightsError as error:
         raise WeightsError(f"{about}, and those cannot be read. {error}") from error
     return joined(base.tensors, tensors)
