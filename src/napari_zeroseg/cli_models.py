@@ -73,8 +73,8 @@ def add_commands(commands: Any) -> None:
         "--with",
         dest="beside",
         metavar="SAM_CHECKPOINT",
-        help="the SAM that a PA-SAM decoder was trained on, where FILE holds the decoder alone; a file, or the KEY of one "
-        "that is here",
+        help="the SAM that a PA-SAM decoder was trained on, where FILE holds the decoder alone: a file, or the KEY of "
+        "one that is here",
     )
     add.add_argument("--link", action="store_true", help="link the file instead of copying it")
     add.set_defaults(command=_add)

@@ -7,10 +7,19 @@ caller without knowledge of this package would catch. A message says what was ex
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 
 class ZerosegError(Exception):
     """Base of all errors that this package raises on purpose."""
+
+    in_dock: str = ""
+    """The sentence for a dock, where what to do is another thing there than in a terminal; "" for the same."""
+
+    def said_in_dock(self, sentence: str) -> Self:
+        """Return this error, of which a dock says `sentence` instead."""
+        self.in_dock = sentence
+        return self
 
 
 class InputError(ZerosegError, ValueError):

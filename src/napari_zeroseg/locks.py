@@ -37,9 +37,7 @@ def only_run_on(out: Path) -> Iterator[None]:
             f"Nothing can be written beside {out} ({error.strerror}): make room, or choose another folder."
         ) from error
     if handle is None:
-        raise WriteError(
-            f"Another run is writing {out}: wait until it is done, or choose another name for this one."
-        )
+        raise WriteError(f"Another run is writing {out}: wait until it is done, or choose another name for this one.")
     try:
         yield
     finally:

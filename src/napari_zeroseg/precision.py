@@ -71,8 +71,8 @@ class PrecisionReport:
         if self.precision == FLOAT32:
             return f"{self.title} is computed in float32 on this device: there is nothing to compare."
         found = f"mean IoU {self.mean_iou:.3f}, lowest {self.lowest_iou:.3f}, of {self.prompts} prompts"
-        kind = "the same" if self.unchanged else "other"
-        said = f"{self.title} draws {kind} masks in {self.precision} {'as' if self.unchanged else 'than'} in float32: {found}."
+        kind, than = ("the same", "as") if self.unchanged else ("other", "than")
+        said = f"{self.title} draws {kind} masks in {self.precision} {than} in float32: {found}."
         if not self.by_default:
             return f"{said} For this model auto means float32 on every machine."
         return said if self.unchanged else f"{said} From now on auto means float32 for these weights on this machine."

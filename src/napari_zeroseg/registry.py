@@ -241,6 +241,8 @@ def offer_of(key: str, *, weights: str | None = None) -> Offer:
     ------
     UnknownModelError, WeightsError
         If there is no such model, or only the user can get its file.
+    DownloadError
+        If the user wants nothing fetched.
     """
     from napari_zeroseg.weights import download
 
@@ -331,9 +333,7 @@ def add_checkpoint(
         return find_model(adding.add_checkpoint(path, specs, key, name, link=link, check=try_it, cancel=cancel))
     with joined(Path(path).expanduser(), sam, cancel) as (file, origin):
         # the new file is ours alone, so it can be linked into its place
-        listed = adding.add_checkpoint(
-            file, specs, key, name, link=True, check=try_it, origin=origin, cancel=cancel
-        )
+        listed = adding.add_checkpoint(file, specs, key, name, link=True, check=try_it, origin=origin, cancel=cancel)
     return find_model(listed)
 
 

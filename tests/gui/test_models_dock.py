@@ -251,14 +251,13 @@ class TestDownload:
         until(qtbot, lambda: dock.tree.state_of(KEY) == "ready")
         assert "404" not in shown(dock.details)
 
-    def test_no_network(self, dock, qtbot, said, monkeypatch):
+    def test_no_network_is_said_before_consent_is_asked_for(self, dock, said, monkeypatch):
         monkeypatch.setenv("ZEROSEG_OFFLINE", "1")
         dock.show_model(KEY)
         dock.download.click()
-        dock.question.yes.click()
-        rest(dock, qtbot)
-        assert "forbids downloads" in said[-1].message
-        assert dock.tree.state_of(KEY) == "download failed"
+        assert not dock.question.isVisibleTo(dock)
+        assert "forbids downloads: unset it and start napari again" in said[-1].message
+        assert "zeroseg add" not in said[-1].message + shown(dock.status)
 
     def test_the_window_stays_quick(self, dock, server, qtbot):
         server["pace"] = 0.005
@@ -508,6 +507,14 @@ class TestAdding:
         assert "MobileSAM" in said[-1].message
         assert "my_mobile_sam" not in dock.zoo.entries
 
+    def test_what_to_do_is_said_for_the_dock(self, dock, qtbot, tmp_path, said):
+        torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "file.pth")
+        dock.keeper.add(tmp_path / "file.pth")
+        until(qtbot, lambda: said)
+        assert "choose that in the list, then Add its file" in said[-1].message
+        assert "--key" not in said[-1].message + shown(dock.status) + dock.zoo.faults[ADDING].sentence
+        rest(dock, qtbot)
+
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no weights", b"\x00" * 100])
     def test_no_weights_at_all(self, dock, qtbot, tmp_path, said, content):
         (tmp_path / "file.pth").write_bytes(content)
@@ -515,6 +522,7 @@ class TestAdding:
         until(qtbot, lambda: said)
         rest(dock, qtbot)
         assert "file.pth" in said[-1].message
+        assert "--" not in said[-1].message
         assert ADDING not in dock.zoo.errands
         assert dock.add.isEnabled()
 

@@ -54,7 +54,9 @@ def test_which_one_is_here_is_said(decoder, sam):
 
 def test_another_models_file_is_no_sam(decoder, tmp_path):
     torch.save(SAM_B, tmp_path / "medsam_vit_b.pth")
-    with pytest.raises(WeightsError, match=r"holds the weights of medsam_vit_b, and PA-SAM's decoder was trained on SAM"):
+    with pytest.raises(
+        WeightsError, match=r"holds the weights of medsam_vit_b, and PA-SAM's decoder was trained on SAM"
+    ):
         add_checkpoint(decoder, beside=tmp_path / "medsam_vit_b.pth")
     specs = {spec.key: spec for spec in list_models()}
     torch.save(SAM_B, tmp_path / "file.pth")

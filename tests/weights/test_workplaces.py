@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from .conftest import QUICK, spec_of
 
 JOIN = """
 import time
+from pathlib import Path
 from napari_zeroseg.weights.workplaces import JOINING, workplace
 with workplace(JOINING) as place:
     (place / "half.safetensors").write_bytes(b"0" * 1000)
@@ -40,15 +42,15 @@ def test_that_of_a_killed_process_goes_with_the_next_download(site, content):
     process = subprocess.Popen([sys.executable, "-c", JOIN], stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout is not None
-        name = process.stdout.readline().strip()
-        make_old(name)
+        place = Path(process.stdout.readline().strip())
+        make_old(place)
         sweep()
-        assert os.listdir(name)  # as old as it may be, its owner lives
+        assert (place / "half.safetensors").exists()  # as old as it may be, its owner lives
         process.send_signal(signal.SIGKILL)
-    assert os.listdir(name)
+    assert (place / "half.safetensors").exists()
     spec = spec_of(WeightsSource(site.put("/toy.safetensors", content)))
     download_model(spec, licence_accepted=True, patience=QUICK)
-    assert not os.path.exists(name)
+    assert not place.exists()
 
 
 def test_what_is_young_stays():

@@ -8,6 +8,7 @@ from functools import partial
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
+from napari_zeroseg._napari.channel import sentence
 from napari_zeroseg.errors import InputError, InputTypeError, ZerosegError
 
 
@@ -53,9 +54,9 @@ class QtBridge(QObject):
     def report(self, error: Exception) -> None:
         """Show the error's sentence: what the user can mend as a warning, everything else as an error."""
         if isinstance(error, (InputError, InputTypeError)):
-            show_warning(str(error))
+            show_warning(sentence(error))
         elif isinstance(error, ZerosegError):
-            show_error(str(error))
+            show_error(sentence(error))
         else:
             show_error(f"Something unexpected went wrong ({type(error).__name__}: {error}). Your layers are untouched.")
 

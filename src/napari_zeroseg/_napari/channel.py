@@ -117,5 +117,6 @@ class Channel:
 
 
 def sentence(error: Exception) -> str:
-    """Say what is wrong; errors from elsewhere may be without words."""
-    return str(error) or type(error).__name__
+    """Say what is wrong, in words for a dock; errors from elsewhere may be without any."""
+    said = error.in_dock if isinstance(error, ZerosegError) else ""
+    return said or str(error) or type(error).__name__

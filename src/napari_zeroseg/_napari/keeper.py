@@ -245,10 +245,8 @@ class Keeper:
         if len(known) > 1:
             text = f"{look.path.name} fits several models, which have the same parameters: say which it is."
         if needs_name:
-            text += (
-                " It is not the file that was published or downloaded first, or that is here already: give it a name of "
-                "its own."
-            )
+            text += " It is not the one that was published or downloaded first, or that is here already: give it a "
+            text += "name of its own."
         act = lambda chosen, name: self._add(look.path, chosen or known[0], name or None)  # noqa: E731
         name = _name_of(look.path, set(self.zoo.entries)) if needs_name else None
         self._ask(Question(text, "Try and add", act, titles if len(known) > 1 else (), name))

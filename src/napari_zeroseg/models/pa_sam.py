@@ -41,9 +41,9 @@ def build(spec: ModelSpec, weights: Weights, device: torch.device, dtype: torch.
 def build_network(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> SamNetwork:
     """Build PA-SAM's network: the merged layout, in which SAM's own decoder lies beside under another name."""
     if _MARK in tensors:
-        raise WeightsError(
-            f"This file holds {spec.title}'s decoder alone: merge it with the SAM checkpoint of the same size first "
-            "(zeroseg add DECODER --with SAM_CHECKPOINT)."
+        why = f"This file holds {spec.title}'s decoder alone: merge it with the SAM checkpoint of the same size first"
+        raise WeightsError(f"{why} (zeroseg add DECODER --with SAM_CHECKPOINT).").said_in_dock(
+            f"{why}, by Add a checkpoint in the Models dock."
         )
     if spec.size_name == "vit_t":
         network = SamNetwork(TinyViT())

@@ -216,9 +216,7 @@ def made_by(run: str, settings: Mapping[str, Any], name: str) -> dict[str, Any] 
     return None
 
 
-def export_model(
-    key: str, path: str | Path, *, overwrite: bool = False, cancel: CancelToken | None = None
-) -> Path:
+def export_model(key: str, path: str | Path, *, overwrite: bool = False, cancel: CancelToken | None = None) -> Path:
     """Write a model of the models folder as one file, with its card and everything that belongs to it.
 
     Parameters

@@ -116,10 +116,11 @@ def add_checkpoint(
         from napari_zeroseg.weights.joining import sams_here
 
         here = " or ".join(sams_here())
+        why = f"{file.name} holds PA-SAM's decoder alone"
         raise WeightsError(
-            f"{file.name} holds PA-SAM's decoder alone: name the SAM checkpoint that it was trained on as well, with "
-            f"`zeroseg add DECODER --with SAM_CHECKPOINT`{f', which can be {here}' if here else ''}."
-        )
+            f"{why}: name the SAM checkpoint that it was trained on as well, with `zeroseg add DECODER --with "
+            f"SAM_CHECKPOINT`{f', which can be {here}' if here else ''}."
+        ).said_in_dock(f"{why}: choose it by Add a checkpoint, which asks for the SAM that it was trained on.")
     base = _decided(file, weights, specs, key)
     check_family(base, weights)
     if Path(path).expanduser().is_dir():
@@ -150,16 +151,16 @@ def _decided(file: Path, weights: Weights, specs: Specs, key: str | None) -> Mod
     if len(candidates) == 1:
         return specs[candidates.pop()]
     if candidates:
-        raise WeightsError(
-            f"{file.name} can be {' or '.join(sorted(candidates))}: they have the same parameters. Say which it is, "
-            "with --key or in the dialogue."
+        why = f"{file.name} can be {' or '.join(sorted(candidates))}: they have the same parameters."
+        raise WeightsError(f"{why} Say which it is, with --key.").said_in_dock(
+            f"{why} Choose the model in the list, then Add its file."
         )
     if weights.layout is not None:
         raise WeightsError(f"{file.name} holds {weights.layout} of a size that no model here has.")
     first = ", ".join(list(weights.tensors)[:3])
-    raise WeightsError(
-        f"{file.name} holds weights of no family that is known here (its first entries are {first}): if another "
-        "package brought its model, say which with --key."
+    why = f"{file.name} holds weights of no family that is known here (its first entries are {first})"
+    raise WeightsError(f"{why}: if another package brought its model, say which with --key.").said_in_dock(
+        f"{why}: if another package brought its model, choose that in the list, then Add its file."
     )
 
 
@@ -172,25 +173,25 @@ def _free_name(base: ModelSpec, file: Path, weights: Weights, specs: Specs, name
         return name
     there = locate(base)
     if there is not None:
-        instead = f", or remove those first (`zeroseg remove {base.key}`)" if there.card is not None else ""
-        raise WeightsError(
-            f"{base.title} has its weights already, at {there.path}: give this file a name of its own with --name"
-            f"{instead}."
-        )
+        or_remove = ", or remove those first" if there.card is not None else ""
+        why = f"{base.title} has its weights already, at {there.path}: give this file a name of its own"
+        how = f" (`zeroseg remove {base.key}`)" if or_remove else ""
+        raise WeightsError(f"{why} with --name{or_remove}{how}.").said_in_dock(f"{why}{or_remove}.")
     known = _published_of_its_form(base, weights)
     if known and weights.sha256 not in known:
-        raise WeightsError(
-            f"This file is not the published one of {base.title} (its sha256 is {weights.sha256[:12]}…): give it a "
-            "name of its own with --name."
-        )
+        why = f"This file is not the published one of {base.title} (its sha256 is {weights.sha256[:12]}…)"
+        raise _wants_name(why)
     first = other_than_first(base.key, file.name, weights.sha256)
     if first is not None:
-        raise WeightsError(
-            f"This file is not the one that was downloaded first as {base.title} (its sha256 is "
-            f"{weights.sha256[:12]}…, on {first.date[:10]} it was {first.sha256[:12]}…): give it a name of its own with "
-            "--name."
-        )
+        why = f"This file is not the one that was downloaded first as {base.title}"
+        hashes = f"(its sha256 is {weights.sha256[:12]}…, on {first.date[:10]} it was {first.sha256[:12]}…)"
+        raise _wants_name(f"{why} {hashes}")
     return base.key
+
+
+def _wants_name(why: str) -> WeightsError:
+    own = f"{why}: give it a name of its own"
+    return WeightsError(f"{own} with --name.").said_in_dock(f"{own}.")
 
 
 def _published_of_its_form(base: ModelSpec, weights: Weights) -> set[str]:
@@ -257,9 +258,9 @@ def _make_room(folder: Path, size: int) -> None:
             f"{folder} cannot be made ({error.strerror}): set ZEROSEG_DATA_DIR to another place."
         ) from error
     if size > free:
-        raise WriteError(
-            f"There is no room for a copy: it takes {megabytes(size)} and {megabytes(free)} are free in {folder}. Make "
-            "room, or link the file with --link."
+        why = f"There is no room for a copy: it takes {megabytes(size)} and {megabytes(free)} are free in {folder}."
+        raise WriteError(f"{why} Make room, or link the file with --link.").said_in_dock(
+            f"{why} Make room, or set ZEROSEG_DATA_DIR to a larger disk and start napari again."
         )
 
 

@@ -59,10 +59,20 @@ def offer_of(spec: ModelSpec) -> Offer:
     ------
     WeightsError
         If the model cannot be downloaded.
+    DownloadError
+        If the user wants nothing fetched.
     """
     places = _places(spec)
     if not places:
         raise bring(spec)
+    if Settings.from_environment().offline:
+        why = f"{spec.title} is not on this machine, and ZEROSEG_OFFLINE or HF_HUB_OFFLINE forbids downloads"
+        raise DownloadError(
+            f"{why}: unset it, or get the file elsewhere and add it with `zeroseg add FILE --key "
+            f"{spec.base or spec.key}`."
+        ).said_in_dock(
+            f"{why}: unset it and start napari again, or get the file elsewhere and choose it by Add a checkpoint."
+        )
     return Offer(size_in_words(spec), tuple(host_of(url) for _, url in places), spec.licence, spec.licence_note)
 
 
@@ -129,17 +139,12 @@ def download_model(
 
 
 def _check_allowed(spec: ModelSpec, licence_accepted: bool) -> None:
-    """Raise where the user has not accepted the licence, or wants nothing fetched."""
+    """Raise where the user wants nothing fetched, or has not accepted the licence."""
     offer = offer_of(spec)
     if not licence_accepted:
         raise LicenceError(
             f"{offer.sentence(spec.title)} Accept the licence to download it: `zeroseg download {arguments_of(spec)} "
             "--accept-licence`, or licence_accepted=True."
-        )
-    if Settings.from_environment().offline:
-        raise DownloadError(
-            f"{spec.title} is not on this machine, and ZEROSEG_OFFLINE or HF_HUB_OFFLINE forbids downloads: unset it, "
-            f"or get the file elsewhere and add it with `zeroseg add FILE --key {spec.base or spec.key}`."
         )
 
 
@@ -325,8 +330,8 @@ def _compare_with_first(spec: ModelSpec, card: Card, accepted: str) -> None:
     if changed and not (accepted and changed[0][2].startswith(accepted)):
         name, first, now = changed[0]
         raise ChangedWeightsError(
-            f"{host_of(card.source)} now gives another {'file' if name == card.file else name} for {spec.title} than on "
-            f"{first.date[:10]} (sha256 {now[:12]}…, then {first.sha256[:12]}…), so it was not kept.",
+            f"{host_of(card.source)} now gives another {'file' if name == card.file else name} for {spec.title} than "
+            f"on {first.date[:10]} (sha256 {now[:12]}…, then {first.sha256[:12]}…), so it was not kept.",
             f"If its publisher has replaced it, accept this file with `zeroseg download {arguments_of(spec)} "
             f"--accept-change {now[:12]}`.",
             now,

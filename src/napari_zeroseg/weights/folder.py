@@ -176,9 +176,10 @@ def missing(spec: ModelSpec) -> WeightsError:
         lost = [name for name in card.companions if not (card.folder / name).is_file()]
         if lost:
             there = f"{', '.join(lost)} beside them: no file"
-        return WeightsError(
-            f"The weights of {spec.title} at {card.path} are damaged ({there}): remove them (`zeroseg remove "
-            f"{spec.key}`) and add them again, they came from {card.source}."
+        why = f"The weights of {spec.title} at {card.path} are damaged ({there})"
+        again = f"and add them again, they came from {card.source}."
+        return WeightsError(f"{why}: remove them (`zeroseg remove {spec.key}`) {again}").said_in_dock(
+            f"{why}: remove them in the Models dock {again}"
         )
     if spec.sources[0].is_embedded:
         path = spec.sources[0].path
@@ -186,10 +187,12 @@ def missing(spec: ModelSpec) -> WeightsError:
     if spec.state == "needs download":
         size = f" ({size_in_words(spec)})" if spec.size else ""
         dock = "" if arguments_of(spec) != spec.key else " or in the Models dock"
-        return WeightsError(
-            f"The weights of {spec.title} are not on this machine: download them{size} with `zeroseg download "
-            f"{arguments_of(spec)}`{dock}, or give the path of a file as weights."
+        why = f"The weights of {spec.title} are not on this machine"
+        error = WeightsError(
+            f"{why}: download them{size} with `zeroseg download {arguments_of(spec)}`{dock}, or give the path of a "
+            "file as weights."
         )
+        return error.said_in_dock(f"{why}: download them{size} in the Models dock.") if dock else error
     return bring(spec)
 
 
@@ -197,9 +200,9 @@ def bring(spec: ModelSpec) -> WeightsError:
     """Return the error for a model whose file only the user can get."""
     name = spec.sources[0].name or "the file"
     place = f" from {spec.homepage}" if spec.homepage else " from its publisher"
-    return WeightsError(
-        f"The weights of {spec.title} cannot be downloaded from here: get {name}{place}, then add it with `zeroseg add "
-        f"FILE --key {spec.key}` or in the Models dock."
+    why = f"The weights of {spec.title} cannot be downloaded from here: get {name}{place}, then add it"
+    return WeightsError(f"{why} with `zeroseg add FILE --key {spec.key}` or in the Models dock.").said_in_dock(
+        f"{why} in the Models dock."
     )
 
 
@@ -368,7 +371,7 @@ def remove_model(spec: ModelSpec, cancel: CancelToken | None = None) -> None:
 
 
 def left_in_folder(key: str) -> int:
-    """Bytes that :func:`remove_model` would delete of a model: of its files, whole or damaged, and parts of downloads."""
+    """Bytes that :func:`remove_model` would delete of a model: its files, whole or damaged, and parts of downloads."""
     return sum(path.stat().st_size for path in _to_remove(key))
 
 

@@ -70,7 +70,7 @@ def _taken(folder: Path) -> int | None:
         return None
     except OSError as error:
         raise WriteError(
-            f"{folder} cannot be locked ({error.strerror or error}): permit it, or set ZEROSEG_DATA_DIR to a local disk."
+            f"{folder} cannot be locked ({error.strerror}): permit it, or set ZEROSEG_DATA_DIR to a local disk."
         ) from error
 
 

@@ -99,7 +99,7 @@ def _check_sam(path: Path, weights: Weights) -> None:
     """Refuse what is no SAM, or known to be MedSAM's: it has the same parameters, and sees pictures otherwise."""
     from napari_zeroseg.catalogue import SAM, model_of_hash, models_of_name
 
-    give = f"Give that which it was trained on: {', '.join(spec.weights.name for spec in SAM[:2])} or {SAM[2].weights.name}."
+    give = f"Give that which it was trained on: {' or '.join(spec.weights.name for spec in SAM)}."
     if weights.layout is None or weights.layout.family != "sam":
         raise WeightsError(f"{path.name} is no SAM ({weights.layout or 'its entries are unknown here'}). {give}")
     card = read_card(path.parent.name) if path.parent.parent == Settings.from_environment().models_dir else None

@@ -144,9 +144,7 @@ def joined(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[st
     return found
 
 
-def completed(
-    tensors: Mapping[str, Tensor], path: Path, cancel: CancelToken | None = None
-) -> Mapping[str, Tensor]:
+def completed(tensors: Mapping[str, Tensor], path: Path, cancel: CancelToken | None = None) -> Mapping[str, Tensor]:
     """Join what was read from a file with the weights that it rests on.
 
     Raises
@@ -179,5 +177,6 @@ def completed(
     try:
         base = weights_of(spec, cancel=cancel)
     except WeightsError as error:
-        raise WeightsError(f"{about}, and those cannot be read. {error}") from error
+        in_dock = f"{about}, and those cannot be read. {error.in_dock or error}"
+        raise WeightsError(f"{about}, and those cannot be read. {error}").said_in_dock(in_dock) from error
     return joined(base.tensors, tensors)
