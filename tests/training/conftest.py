@@ -44,6 +44,14 @@ def stack() -> Stack:
     return em_like_stack(5, 256, seed=1)
 
 
+@pytest.fixture(scope="session")
+def little(stack: Stack) -> tuple[TrainingPair, TrainingPair]:
+    """Pairs of two objects to learn from and eight to validate on, for what takes long."""
+    raw, truth = stack
+    two = np.where(np.isin(truth[:1], (2, 3)), truth[:1], 0)
+    return TrainingPair(raw[:1], two), TrainingPair(raw[3:], truth[3:], role="validation")
+
+
 @pytest.fixture
 def short(stack: Stack) -> Callable[..., TrainingConfig]:
     """A run that takes seconds: three planes to learn from, one to validate on."""

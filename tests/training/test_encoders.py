@@ -31,10 +31,8 @@ Equal = Callable[[Path, Path], None]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["lora", "blocks"])
-def test_encoders_learn_too(short: Short, stack: tuple[np.ndarray, np.ndarray], what: str) -> None:
-    raw, truth = stack
-    pairs = ((raw[:1], truth[:1]), TrainingPair(raw[3:], truth[3:], role="validation"))
-    trained = train(short(what=what, pairs=pairs, prompts={"box": 1}))
+def test_encoders_learn_too(short: Short, little: tuple[TrainingPair, ...], what: str) -> None:
+    trained = train(short(what=what, pairs=little, prompts={"box": 1}, batch=2))
     base, model = (zs.load_model(key, device="cpu", precision="float32") for key in ("mobile_sam", "mine"))
     picture = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
     before, after = (np.asarray(one.encode(picture).tensors["image"]) for one in (base, model))
@@ -50,11 +48,15 @@ def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_everything_learns_and_goes_on_bit_by_bit(
-    short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path, stop_after: StopAfter, equal_to_the_bit: Equal
+    short: Short,
+    stack: tuple[np.ndarray, np.ndarray],
+    little: tuple[TrainingPair, ...],
+    tmp_path: Path,
+    stop_after: StopAfter,
+    equal_to_the_bit: Equal,
 ) -> None:
     raw, truth = stack
-    pairs = ((raw[:1], truth[:1]), TrainingPair(raw[3:], truth[3:], role="validation"))
-    config = short(what="all", prompts={"box": 1}, pairs=pairs, batch=2)
+    config = short(what="all", prompts={"box": 1}, pairs=little, batch=1)
     train(replace(config, name="whole"), out=tmp_path / "whole")
     folder = stop_after(1, config, tmp_path / "parted")
     trained = train(folder.path, resume=True)

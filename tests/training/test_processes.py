@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -50,11 +49,9 @@ def _both(short: Short, tmp_path: Path, **settings: Any) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["decoder+class", "lora"])
 def test_two_processes_learn_what_one_learns(
-    short: Short, stack: tuple[np.ndarray, np.ndarray], tmp_path: Path, what: str
+    short: Short, little: tuple[TrainingPair, ...], tmp_path: Path, what: str
 ) -> None:
-    raw, truth = stack
-    pairs = ((raw[:1], truth[:1]), TrainingPair(raw[3:], truth[3:], role="validation"))
-    one, two = _both(short, tmp_path, what=what, pairs=pairs, batch=2)
+    one, two = _both(short, tmp_path, what=what, pairs=little, batch=2, epochs=2, prompts={"box": 1})
     losses, others = ([event["losses"] for event in _steps(folder)] for folder in (one, two))
     assert len(losses) == len(others) > 1
     for loss, other in zip(losses, others, strict=True):
@@ -72,7 +69,7 @@ def test_two_processes_learn_what_one_learns(
 
 @pytest.mark.slow
 def test_they_pause_stop_and_go_on_together(short: Short, tmp_path: Path) -> None:
-    config = short(epochs=2, processes=2)
+    config = short(epochs=2, processes=2, prompts={"box": 1})
     train(replace(config, name="whole"), out=tmp_path / "whole")
     controls: list[Control] = []
     told: list[str] = []
