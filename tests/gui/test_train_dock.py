@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QDialog, QLabel
 
 from napari_zeroseg._napari import train_watch
 from napari_zeroseg._napari.plots import in_short
+from napari_zeroseg._napari.segment import SegmentDock
 from napari_zeroseg._napari.train import WHAT
 from napari_zeroseg._napari.zoo import Zoo
 from napari_zeroseg.phantom import em_like_stack
@@ -19,7 +20,7 @@ from napari_zeroseg.registry import add_checkpoint
 from napari_zeroseg.training import config as config_module
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.estimate import PRESETS
-from napari_zeroseg.training.folder import find_runs
+from napari_zeroseg.training.folder import RunFolder, find_runs, runs_home
 
 PATIENCE = 240_000
 QUICK = {"batch": 4, "epochs": 2, "variants": 1, "min_pixels": 30, "validation_objects": 4, "device": "cpu"}
@@ -112,6 +113,30 @@ def test_a_run_outlives_its_dock_stops_and_goes_on(open_dock, qtbot):
     assert "my-mito" in other.card.toPlainText()
     assert "Apache-2.0" in other.card.toPlainText()
     assert states() == {"my-mito": "done"}
+    assert not other.use.isHidden()
+    key = "mobile_sam" if other.use_model.isHidden() else "my-mito"
+    (other.use_base if other.use_model.isHidden() else other.use_model).click()
+    _, segment = other.viewer.window.add_plugin_dock_widget("napari-zeroseg", "Segment")
+    qtbot.waitUntil(lambda: segment.session.model.key == key and segment.session.models.loading is None, timeout=60_000)
+
+
+def test_the_base_is_offered_and_taken(open_dock, qtbot):
+    folder = RunFolder(runs_home() / "20260101-000000-mine")
+    folder.path.mkdir(parents=True)
+    folder.config.write_text("")
+    folder.write_status("done", name="mine", verdict="The base was as good.", choice="base", base="mobile_sam")
+    dock = open_dock()
+    assert dock.use.isHidden()
+    dock.session.show_run(folder)
+    qtbot.waitUntil(lambda: not dock.use.isHidden(), timeout=5_000)
+    assert dock.use_model.isHidden()
+    dock.use_base.click()
+    (segment,) = dock.viewer.window._qt_window.findChildren(SegmentDock)
+    assert segment.session.model.key == "mobile_sam"
+    dock.session.watch.told["choice"] = "unsure"
+    dock._refresh()
+    assert not dock.use_model.isHidden()
+    assert not dock.use_base.isHidden()
 
 
 def validate_on_another_picture(dock):

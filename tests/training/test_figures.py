@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from napari_zeroseg.errors import WriteError
-from napari_zeroseg.metrics import Counts
 from napari_zeroseg.training.config import TrainingConfig
 from napari_zeroseg.training.data import TrainingData
 from napari_zeroseg.training.figures import Figures, figures_of, keep_figures, kept_figures
 from napari_zeroseg.training.sections import sections_of
-from napari_zeroseg.training.validation import MaskScores, compared, interval, pooled_interval, some_planes
+from napari_zeroseg.training.validation import ClassCounts, MaskScores, compared, interval, pooled_interval, some_planes
 
 
 def _figures(seed: int) -> Figures:
     rng = np.random.default_rng(seed)
     before, after = ({"box": MaskScores(rng.random(3), rng.random(3))} for _ in range(2))
-    return Figures(before, after, [Counts(seed + 1, 9, 8), Counts(0, 5, 0)])
+    return Figures(before, after, [ClassCounts(seed + 1, 9, 8, 40), ClassCounts(0, 5, 0, 40)])
 
 
 def test_figures_of_a_block_come_back_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,11 +44,12 @@ def test_figures_of_a_block_come_back_to_the_bit(tmp_path: Path, monkeypatch: py
 
 
 def test_the_class_has_an_interval_over_planes() -> None:
-    counts = [Counts(80, 90, 95), Counts(10, 40, 30), Counts(60, 70, 60), Counts(0, 20, 0)]
+    counts = [ClassCounts(*one, 200) for one in ((80, 90, 95), (10, 40, 30), (60, 70, 60), (0, 20, 0))]
     low, high = pooled_interval(counts)
     _, found = figures_of([Figures(found=counts)])
     assert found is not None
     assert found["planes"] == 4
+    assert found["guess"] == (95 + 30 + 60) / 800
     assert 0 < low < found["iou"] < high < 1
     assert found["iou_interval"] == [low, high]
     assert pooled_interval(counts[:1]) == (0.0, 1.0)

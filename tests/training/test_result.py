@@ -161,26 +161,32 @@ def test_the_verdict_says_when_figures_say_nothing() -> None:
     def gain(mean: float, low: float, high: float) -> dict[str, object]:
         return {"gain": mean, "gain_interval": [low, high]}
 
-    better, text = cards.verdict({"box": gain(0.1, 0.05, 0.2), "centre": gain(0.1, -0.1, 0.3)}, None)
-    assert better
+    choice, text = cards.verdict({"box": gain(0.1, 0.05, 0.2), "centre": gain(0.1, -0.1, 0.3)}, None)
+    assert choice == "trained"
     assert "tight box" in text
     assert "includes 0" in text
-    better, text = cards.verdict({"box": gain(0.01, -0.05, 0.1)}, None)
-    assert better
+    choice, text = cards.verdict({"box": gain(0.01, -0.05, 0.1)}, None)
+    assert choice == "unsure"
     assert "chance" in text
-    better, text = cards.verdict({"box": gain(-0.02, -0.05, -0.01)}, None)
-    assert not better
+    choice, text = cards.verdict({"box": gain(-0.02, -0.05, -0.01)}, None)
+    assert choice == "base"
     assert "use it" in text
     assert "Worse for tight box" in text
+    choice, text = cards.verdict({"centre": gain(0.2, 0.1, 0.3), "box": gain(-0.02, -0.05, -0.01)}, None)
+    assert choice == "unsure"
+    assert text.endswith("Beyond chance for one click in its middle. Worse for tight box.")
 
 
 def test_the_verdict_on_masks_and_a_class_speaks_of_both() -> None:
     found = {"planes": 5, "iou": 0.8, "iou_interval": [0.7, 0.9], "dice": 0.85}
     said = "Finds its class without a prompt: foreground IoU 0.800 on 5 planes held back"
-    for gain, better, first in ((0.1, True, "Better than its base by +0.100"), (-0.1, False, "use it for prompts")):
+    for gain, choice, first in (
+        (0.1, "trained", "Better than its base by +0.100"),
+        (-0.1, "base", "use it for prompts"),
+    ):
         masks = {"box": {"gain": gain, "gain_interval": [gain - 0.05, gain + 0.05]}}
         verdict = cards.verdict(masks, found)
-        assert verdict[0] is better
+        assert verdict[0] == choice
         assert first in verdict[1]
         assert said in verdict[1]
         assert "class" not in cards.verdict(masks, None)[1]
@@ -191,5 +197,12 @@ def test_a_class_alone_is_not_called_better_and_has_its_interval() -> None:
     for text in (cards.verdict({}, figures)[1], cards.as_text({**CARD, "class": figures})):
         assert "foreground IoU 0.800 on 5 planes held back (95 % interval 0.700 to 0.900)" in text
         assert "etter than" not in text
+    assert cards.verdict({}, {**figures, "guess": 0.2})[0] == "trained"
+    within = cards.verdict({}, {**figures, "guess": 0.75})
+    assert within == ("unsure", within.sentence)
+    assert "everything the class would score 0.750, within that interval" in within.sentence
+    poor = cards.verdict({}, {**figures, "guess": 0.85})
+    assert poor.choice == "unsure"
+    assert poor.sentence.startswith("Does not find its class")
     one = cards.verdict({}, {**figures, "planes": 1, "iou_interval": [0.0, 1.0]})[1]
     assert "1 plane held back, which says nothing" in one

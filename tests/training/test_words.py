@@ -243,8 +243,8 @@ def test_a_single_plane_tells_nothing() -> None:
     figures = compared(one, other)
     assert figures["gain"] == pytest.approx(0.7)
     assert figures["gain_interval"] == [-1, 1]
-    better, sentence = verdict({"'lung'": figures}, None, of_words=True)
-    assert better
+    choice, sentence = verdict({"'lung'": figures}, None, of_words=True)
+    assert choice == "unsure"
     assert "these planes are too few" in sentence
 
 

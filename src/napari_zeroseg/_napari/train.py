@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,12 @@ class TrainDock(Dock):
         self.pause = button("Pause", "Stand still after the step that is being done")
         self.stop = button("Stop", "End after the step that is being done; what was learnt is kept")
         self.under_way = column(self.progress, row(self.pause, self.stop))
-        return column(form(("Run", row(self.runs, self.go_on))), self.status, self.under_way)
+        self.use_model = button("Use it", "Segment with the trained model from now on")
+        self.use_base = button(
+            "Use the base", "Segment with the model that it was trained from: it did as well or better"
+        )
+        self.use = row(self.use_model, self.use_base)
+        return column(form(("Run", row(self.runs, self.go_on))), self.status, self.under_way, self.use)
 
     def _build_curves(self) -> QWidget:
         self.loss = LinePlot("Loss by step")
@@ -198,6 +204,8 @@ class TrainDock(Dock):
             (self.go_on, session.go_on),
             (self.pause, self._pause_or_resume),
             (self.stop, partial(session.tell, "stop")),
+            (self.use_model, self._use_model),
+            (self.use_base, self._use_base),
         ):
             one.clicked.connect(lambda _=False, call=call: call())
         session.changed.connect(self._refresh_soon)
@@ -229,6 +237,21 @@ class TrainDock(Dock):
             self.session.cancel()
         else:
             self.session.ask_what_it_sees()
+
+    def _use_model(self) -> None:
+        if self.session.watch is not None:
+            self._segment_with(self.session.watch.name)
+
+    def _use_base(self) -> None:
+        if self.session.watch is not None:
+            self._segment_with(self.session.watch.base)
+
+    def _segment_with(self, key: str) -> None:
+        """Open the Segment dock, if it is not, and let it use a model."""
+        _, dock = self.viewer.window.add_plugin_dock_widget("napari-zeroseg", "Segment", tabify=True)
+        dock.parent().show()
+        dock.parent().raise_()
+        dock.session.set_model(replace(dock.session.model, key=key))
 
     def _pause_or_resume(self) -> None:
         watch = self.session.watch
@@ -317,6 +340,10 @@ class TrainDock(Dock):
         self.sees.setEnabled(session.is_looking or (has_layers and not session.is_preparing))
         self.go_on.setVisible(watch is not None and watch.can_go_on)
         self.under_way.setVisible(is_live)
+        offers = () if watch is None else watch.offers
+        self.use.setVisible(bool(offers))
+        self.use_model.setVisible(watch is not None and watch.name in offers)
+        self.use_base.setVisible(watch is not None and watch.base in offers)
         self._refresh_curves()
         self._refresh_picture()
         self._refresh_card()

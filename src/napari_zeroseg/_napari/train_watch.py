@@ -101,9 +101,22 @@ class RunWatch:
         return str(self.told.get("name") or self.folder.path.name)
 
     @property
+    def base(self) -> str:
+        """Key of the model that the finished run was trained from; "" if it does not say."""
+        return str(self.told.get("base") or "")
+
+    @property
     def is_live(self) -> bool:
         """Whether a process is at work on it, or about to be."""
         return self._is_starting or self.state in LIVE
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """Keys of the models that the figures of the finished run speak for: the trained one, its base, or both."""
+        if self.state != "done":
+            return ()
+        both = {"base": (self.base,), "unsure": (self.name, self.base)}
+        return tuple(key for key in both.get(str(self.told.get("choice")), (self.name,)) if key)
 
     @property
     def can_go_on(self) -> bool:
@@ -133,6 +146,8 @@ class RunWatch:
         WriteError
         """
         self._wanted = command
+        if self.state in LIVE:  # even where it is so already: what was told before may not be followed yet
+            self.folder.tell(command)
         self._say_again()
 
     def look(self) -> bool:
@@ -293,7 +308,7 @@ class RunWatch:
             "failed": (f"{self.name}: {message}", "warning"),
             "done": (
                 f"In the model list as {self.name}. {self.told.get('verdict', '')}",
-                "good" if self.told.get("is_better", True) else "warning",
+                "good" if self.told.get("choice", "trained") == "trained" else "warning",
             ),
         }
         return Status(*told.get(self.state, (f"{self.name}: {self.state}", "idle")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from napari_zeroseg.errors import ReadError
 from napari_zeroseg.training.events import plain
@@ -96,10 +96,24 @@ def as_text(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verdict(
-    gains: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None, of_words: bool = False
-) -> tuple[bool, str]:
-    """Whether the trained model should be used instead of its base, and why, in a sentence or two.
+class Verdict(NamedTuple):
+    """Which model the figures speak for.
+
+    Attributes
+    ----------
+    choice : str
+        "trained" where it is better beyond chance for some kind of prompt or word and worse for none, or finds its
+        class; "base" where that was as good or better; "unsure" where the figures do not tell, or speak for both.
+    sentence : str
+        Why, in a sentence or two.
+    """
+
+    choice: str
+    sentence: str
+
+
+def verdict(gains: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any] | None, of_words: bool = False) -> Verdict:
+    """Whether the trained model should be used instead of its base, and why.
 
     Parameters
     ----------
@@ -111,39 +125,59 @@ def verdict(
     of_words : bool
         Whether the kinds are words, which are scored by planes.
     """
+    of_class = _of_class(found) if found else Verdict("trained", "")
     if not gains:
-        return True, f"Finds its class without a prompt: {_reached(found)}." if found else ""
-    better, text = _of_masks(gains, of_words, beside_class=bool(found))
-    return better, f"{text} Finds its class without a prompt: {_reached(found)}." if found else text
+        return of_class
+    choice, text = _of_masks(gains, of_words, beside_class=bool(found))
+    return Verdict(choice, f"{text} {of_class.sentence}".strip())
 
 
-def within_chance(gains: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether no interval of a gain says that anything became better."""
-    return bool(gains) and all(entry["gain_interval"][0] <= 0 for entry in gains.values())
+def choice_of(card: Mapping[str, Any]) -> str:
+    """Which model a card speaks for, as :class:`Verdict` says it; cards of earlier versions say less."""
+    return str(card.get("choice") or ("trained" if card.get("better", True) else "base"))
 
 
-def _of_masks(gains: Mapping[str, Mapping[str, Any]], of_words: bool, beside_class: bool) -> tuple[bool, str]:
+def _of_class(found: Mapping[str, Any]) -> Verdict:
+    """The verdict on a class: it must be found better than by calling everything the class."""
+    low, _ = found["iou_interval"]
+    guess = found.get("guess")
+    text = f"Finds its class without a prompt: {_reached(found)}."
+    if guess is None or low > guess:
+        return Verdict("trained", text)
+    if found["iou"] > guess:
+        if found["planes"] > 1:
+            text += f" Calling everything the class would score {guess:.3f}, within that interval: label more planes."
+        return Verdict("unsure", text)
+    return Verdict(
+        "unsure",
+        f"Does not find its class: {_reached(found)}, and calling everything the class would score {guess:.3f}. Label "
+        "more planes, or train longer.",
+    )
+
+
+def _of_masks(gains: Mapping[str, Mapping[str, Any]], of_words: bool, beside_class: bool) -> Verdict:
     """The verdict on answers to prompts or words."""
     mean = sum(entry["gain"] for entry in gains.values()) / len(gains)
     sure = [kind for kind, entry in gains.items() if entry["gain_interval"][0] > 0]
     worse = [kind for kind, entry in gains.items() if entry["gain_interval"][1] < 0]
+    of_worse = f" Worse for {_kinds(worse)}." if worse else ""
     if mean <= 0:
         use = "use it for prompts" if beside_class else "use it"
         text = f"The base was as good or better on the planes held back: {use}, or label more and train longer."
-        return False, text + (f" Worse for {_kinds(worse)}." if worse else "")
+        return Verdict("base", text + of_worse)
     over = "words" if of_words else "kinds of prompt"
-    text = f"Better than its base by {mean:+.3f} IoU on average over the {over}."
     if not sure:
         units = "planes" if of_words else "objects"
         text = (
             f"No difference from its base beyond chance ({mean:+.3f} IoU on average over the {over}, all intervals "
             f"include 0): these {units} are too few to tell; label more to be sure, and keep the base until then."
         )
-    elif len(sure) < len(gains):
-        text += f" Beyond chance for {_kinds(sure)}; for the others the interval includes 0."
-    if worse:
-        text += f" Worse for {_kinds(worse)}."
-    return True, text
+        return Verdict("unsure", text + of_worse)
+    text = f"Better than its base by {mean:+.3f} IoU on average over the {over}."
+    if len(sure) < len(gains):
+        text += f" Beyond chance for {_kinds(sure)}"
+        text += "; for the others the interval includes 0." if len(sure) + len(worse) < len(gains) else "."
+    return Verdict("unsure" if worse else "trained", text + of_worse)
 
 
 def _kinds(kinds: Sequence[str]) -> str:

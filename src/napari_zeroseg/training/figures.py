@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_zeroseg.metrics import Counts
 from napari_zeroseg.training.folder import write_whole
-from napari_zeroseg.training.validation import MaskScores, compared, pooled, pooled_interval
+from napari_zeroseg.training.validation import ClassCounts, MaskScores, compared, pooled, pooled_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +22,7 @@ class Figures:
     ----------
     before, after : dict of str to MaskScores
         Of the base and of the trained model, by kind of prompt.
-    found : list of Counts
+    found : list of ClassCounts
         Of the class, one a plane.
     curve : list of dict
         What was seen on the way, a row a validation.
@@ -31,7 +30,7 @@ class Figures:
 
     before: dict[str, MaskScores] = field(default_factory=dict)
     after: dict[str, MaskScores] = field(default_factory=dict)
-    found: list[Counts] = field(default_factory=list)
+    found: list[ClassCounts] = field(default_factory=list)
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -47,6 +46,8 @@ def figures_of(fits: Sequence[Figures]) -> tuple[dict[str, Any], dict[str, Any] 
     together = pooled(counts)
     found = {
         "planes": len(counts),
+        # what calling everything the class would score
+        "guess": together.truth / pixels if (pixels := sum(one.pixels for one in counts)) else None,
         "iou": together.iou,
         "iou_interval": list(pooled_interval(counts)),
         "dice": together.dice,
@@ -103,7 +104,7 @@ def kept_figures(path: Path, made_of: Mapping[str, Any]) -> Figures | None:
             }
             for when in ("before", "after")
         )
-        return Figures(before, after, [Counts(*one) for one in told["found"]], told["curve"])
+        return Figures(before, after, [ClassCounts(*one) for one in told["found"]], told["curve"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is missing or damaged is computed again
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from napari_zeroseg.devices import is_out_of_memory
 from napari_zeroseg.embeddings import EmbeddingStore
 from napari_zeroseg.errors import InputError, ZerosegError
-from napari_zeroseg.metrics import Counts
 from napari_zeroseg.models.sam import SamSegmenter
 from napari_zeroseg.training import previews
 from napari_zeroseg.training.classes import ClassHead, ClassSegmenter
@@ -34,6 +33,7 @@ from napari_zeroseg.training.sections import sections_of
 from napari_zeroseg.training.split import Split, objects_of
 from napari_zeroseg.training.validation import (
     MOST_REPORTED,
+    ClassCounts,
     MaskScores,
     pooled,
     score_class,
@@ -317,7 +317,7 @@ class Fitting:
             row["iou_class"] = pooled(self._score_class(model, head, planes)).iou
         return row
 
-    def _score_class(self, model: Trained, head: ClassSegmenter, planes: Sequence[int]) -> list[Counts]:
+    def _score_class(self, model: Trained, head: ClassSegmenter, planes: Sequence[int]) -> list[ClassCounts]:
         assert isinstance(model, SamSegmenter)
         store = self._store_of(head.encoder or model)
         return score_class(model, head, self._data, planes, store, self._split.held, self._run.between)
@@ -354,7 +354,7 @@ class Fitting:
         """Scores of the base and of these weights, and the counts of the class; empty where other fits give them."""
         before: dict[str, MaskScores] = {}
         after: dict[str, MaskScores] = {}
-        found: list[Counts] = []
+        found: list[ClassCounts] = []
         if self._final:
             return Figures()
         objects = some_of(objects_of(self._data, self._split.report), MOST_REPORTED)

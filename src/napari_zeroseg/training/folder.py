@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,17 @@ from napari_zeroseg.settings import Settings
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import origin_of
 from napari_zeroseg.training.events import COMMANDS, plain
+
+_T = TypeVar("_T")
+
+QUIET_SECONDS = 3600.0
+"""A run on another machine that has written nothing for so long is taken for dead."""
+
+_SAME_BIRTH_SECONDS = 10.0
+"""The clock that births are told by may be set while a process lives."""
+
+_TRIES = 20
+"""Windows replaces no file while another process reads it: tried so often, a twentieth of a second apart."""
 
 SNAPSHOT = "snapshot"
 """Where in the folder arrays lie that were no files."""
@@ -136,19 +148,32 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """What is known of the run: "state" is "running", "paused", "stopped", "failed", "done" or "killed"."""
         try:
-            status: dict[str, Any] = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            text = _patiently(lambda: (self.path / "status.json").read_text(encoding="utf-8"))
+            status: dict[str, Any] = json.loads(text)
         except FileNotFoundError:
             return {"state": "new"}
         except (OSError, ValueError) as error:
             raise ReadError(f"The state of the run in {self.path} cannot be read ({error}): start it anew.") from error
-        if status.get("state") in ("running", "paused") and not _is_alive(int(status.get("pid", 0))):
+        if status.get("state") in ("running", "paused") and not self._is_worked_on(status):
             status["state"] = "killed"
         return status
 
     def write_status(self, state: str, **values: Any) -> None:
         """Note the run's state for others."""
-        told = {"state": state, "pid": os.getpid(), "time": round(time.time(), 3), **plain(values)}
+        process = {"pid": os.getpid(), "born": round(_born(os.getpid()), 3), "host": platform.node()}
+        told = {"state": state, **process, "time": round(time.time(), 3), **plain(values)}
         write_whole(self.path / "status.json", json.dumps(told, indent=2) + "\n")
+
+    def _is_worked_on(self, status: dict[str, Any]) -> bool:
+        """Whether the process that wrote a state is still there; of one elsewhere, whether it has written lately."""
+        if status.get("host", platform.node()) != platform.node():
+            if status["state"] == "paused":
+                return True
+            written = [path.stat().st_mtime for path in (self.events, self.path / "status.json") if path.exists()]
+            return time.time() - max(written, default=0.0) < QUIET_SECONDS
+        born = _born(int(status.get("pid", 0)))
+        # another process may have got the number since, after the machine was started anew
+        return born > 0 and abs(born - float(status.get("born", born))) < _SAME_BIRTH_SECONDS
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events so far; a last line that was cut off by a kill is left out."""
@@ -195,11 +220,21 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        _patiently(lambda: temporary.replace(path))
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise WriteError(f"{path} cannot be written ({error.strerror}): make room, or permit it.") from error
+
+
+def _patiently(use: Callable[[], _T]) -> _T:
+    """Use a file that another process may hold for a moment, which only Windows minds."""
+    for _ in range(_TRIES if os.name == "nt" else 0):
+        try:
+            return use()
+        except PermissionError:
+            time.sleep(0.05)
+    return use()
 
 
 def runs_home() -> Path:
@@ -287,7 +322,14 @@ def _as_files(folder: RunFolder, number: int, pair: TrainingPair) -> TrainingPai
     return replace(pair, image=place(pair.image, "image"), labels=place(pair.labels, "labels"), origin=origin)
 
 
-def _is_alive(pid: int) -> bool:
+def _born(pid: int) -> float:
+    """When a process of this machine began, in seconds since 1970; 0 if there is none, or only what is left of one."""
     import psutil
 
-    return pid > 0 and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    if pid <= 0:
+        return 0.0
+    try:
+        process = psutil.Process(pid)
+        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return 0.0

@@ -50,7 +50,8 @@ class TrainedModel:
     card : dict
         Figures, settings and origin, as in ``training.json``.
     better : bool
-        Whether it was better than its base on the planes held back.
+        Whether the figures of the planes held back speak for it beyond chance, and not for its base: see
+        :class:`napari_zeroseg.training.card.Verdict`.
     run : Path
         The run's folder.
     """

@@ -70,7 +70,7 @@ def train(
     Returns
     -------
     TrainedModel
-        Its `better` is False where the base did as well on the planes held back.
+        Its `better` is True where the figures of the planes held back speak for it beyond chance.
 
     Raises
     ------
@@ -287,8 +287,8 @@ class Work:
 
         split = held[0]
         masks, found = figures_of(turned or [fitted.figures])
-        better, sentence = cards.verdict(masks, found, bool(self.config.words))
-        if not better or cards.within_chance(masks):
+        choice, sentence = cards.verdict(masks, found, bool(self.config.words))
+        if choice != "trained":
             self.events("warning", message=sentence)
         base = fitted.network.model.spec
         card = {
@@ -299,7 +299,8 @@ class Work:
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "version": version("napari-zeroseg"),
             "verdict": sentence,
-            "better": better,
+            "choice": choice,
+            "better": choice == "trained",
             "base": {
                 "key": self.config.base,
                 "title": base.title,
@@ -343,11 +344,11 @@ class Work:
 
     def _done(self, card: dict[str, Any]) -> TrainedModel:
         """Say that the model is in the list, to whoever waits for it."""
-        better, verdict = bool(card["better"]), str(card["verdict"])
-        sure = better and not cards.within_chance(card["masks"])
-        self.folder.write_status("done", name=self.config.name, verdict=verdict, is_better=sure)
+        better, choice, verdict = bool(card["better"]), cards.choice_of(card), str(card["verdict"])
+        base = str(card["base"]["key"])
+        self.folder.write_status("done", name=self.config.name, verdict=verdict, choice=choice, base=base)
         figures = {"masks": card["masks"], "class": card["class"]}
-        self.events("done", key=self.config.name, better=better, verdict=verdict, **figures)
+        self.events("done", key=self.config.name, better=better, choice=choice, verdict=verdict, **figures)
         return TrainedModel(self.config.name, card, better, self.folder.path)
 
     def _extra_files(self) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -173,6 +173,19 @@ def score_masks(
     return {kind: MaskScores(*both) for kind, both in found.items()}
 
 
+@dataclass(frozen=True)
+class ClassCounts(Counts):
+    """Pixels of a class on a plane, drawn and true.
+
+    Attributes
+    ----------
+    pixels : int
+        Pixels that were judged, of the class or not.
+    """
+
+    pixels: int = 0
+
+
 def score_class(
     model: SamSegmenter,
     segmenter: ClassSegmenter,
@@ -181,7 +194,7 @@ def score_class(
     store: EmbeddingStore,
     held: Sequence[Region] = (),
     step: Callable[[], None] = lambda: None,
-) -> list[Counts]:
+) -> list[ClassCounts]:
     """Foreground of the class on each plane, or on the part of it that was held back."""
     found = []
     for plane in planes:
@@ -195,7 +208,7 @@ def score_class(
                 inside[r0:r1, c0:c1] = True
                 counts = counts & inside
         true, drawn = (numbers > 0) & counts, drawn & counts
-        found.append(Counts(*(int(np.count_nonzero(mask)) for mask in (true & drawn, drawn, true))))
+        found.append(ClassCounts(*(int(np.count_nonzero(mask)) for mask in (true & drawn, drawn, true, counts))))
     return found
 
 
@@ -212,7 +225,7 @@ def pooled_interval(counts: Sequence[Counts], seed: int = 0, level: float = 0.95
     if len(counts) < 2:
         return 0.0, 1.0
     rng = np.random.default_rng(seed)
-    pixels = np.array([astuple(one) for one in counts])
+    pixels = np.array([(one.both, one.prediction, one.truth) for one in counts])
     sums = (pixels[rng.integers(len(pixels), size=len(pixels))].sum(0) for _ in range(SAMPLES))
     ious = np.array([Counts(*one.tolist()).iou for one in sums])
     low, high = np.quantile(ious, [(1 - level) / 2, (1 + level) / 2])
