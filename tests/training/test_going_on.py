@@ -295,6 +295,9 @@ def test_a_pause_ends_when_it_is_told(tmp_path: Path) -> None:
     control.wait(listen)
     assert told == ["paused", "resumed"]
     assert time.monotonic() - start < 30
+    control.tell("pause")
+    control.wait(told.append, lambda: True)  # an API's cancel, which needs no resume
+    assert told[2:] == ["paused", "resumed"]
     control.tell("stop")
     control.tell("resume")
     assert control.stopped

@@ -171,3 +171,17 @@ def test_two_runs_of_one_name_meet_before_they_learn(short: Short, tmp_path: Pat
     with only_run_on(models / "mine"), pytest.raises(WriteError, match=r"Another run is writing .*mine: wait until"):
         train(short(name="mine"), out=tmp_path / "second")
     assert not (tmp_path / "second").exists()
+
+
+def test_where_the_unexpected_happened_stays_in_the_folder(
+    short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a driver says no")
+
+    monkeypatch.setattr("napari_zeroseg.training.run.split_for", broken)
+    with pytest.raises(RuntimeError, match="driver"):
+        train(short(), out=tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert "error.txt in the run's folder" in folder.status()["message"]
+    assert "in broken" in folder.error.read_text()

@@ -107,13 +107,13 @@ class Control:
         self._look()
         return self._command == "stop"
 
-    def wait(self, changed: Callable[[str], None]) -> None:
-        """Return at once, or when a pause ends; `changed` hears "paused" and "resumed"."""
+    def wait(self, changed: Callable[[str], None], ends: Callable[[], bool] = lambda: False) -> None:
+        """Return at once, or when a pause ends, also by `ends`; `changed` hears "paused" and "resumed"."""
         self._look()
         if self._command != "pause":
             return
         changed("paused")
-        while self._command == "pause":
+        while self._command == "pause" and not ends():
             time.sleep(_POLL_SECONDS)
             self._look()
         changed("resumed")

@@ -51,7 +51,7 @@ class RunFolder:
         ``status.json``, ``control``, of the blocks of a small set ``block1.json``, ``metrics_block1.csv``,
         ``last_block1.pt`` and so on, and, of a run on several processes, ``processes.log``. ``id``
         tells the run from all others wherever its folder
-        lies.
+        lies. ``error.txt`` is there only where it failed unexpectedly.
     """
 
     path: Path
@@ -118,6 +118,11 @@ class RunFolder:
     def log(self) -> Path:
         """What the processes of a run on several wrote to the standard error."""
         return self.path / "processes.log"
+
+    @property
+    def error(self) -> Path:
+        """Where in the code a run ended that failed unexpectedly."""
+        return self.path / "error.txt"
 
     @property
     def control(self) -> Path:
@@ -191,7 +196,7 @@ class RunFolder:
 
     @property
     def _small(self) -> tuple[Path, ...]:
-        return (self.config, self._id, self.events, self.control, self.log, self.path / "status.json")
+        return (self.config, self._id, self.events, self.control, self.log, self.error, self.path / "status.json")
 
     @property
     def names(self) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import logging
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -177,6 +178,10 @@ class Work:
         stopped = isinstance(error, (CancelledError, KeyboardInterrupt))
         state = "stopped" if stopped else "failed"
         message = str(error) if isinstance(error, ZerosegError) else f"{type(error).__name__}: {error}"
+        if not stopped and not isinstance(error, ZerosegError):
+            with contextlib.suppress(OSError):
+                self.folder.error.write_text(traceback.format_exc(), encoding="utf-8")
+                message += f" (where it happened: {self.folder.error.name} in the run's folder)"
         self.events(state, message=message, kind=type(error).__name__, out_of_memory=isinstance(error, MemoryError))
         try:
             self.folder.write_status(state, name=self.config.name, message=message)
@@ -259,9 +264,12 @@ class Work:
         StoppedError
         """
         assert self._control is not None
-        self._control.wait(self._paused)
-        if self._control.stopped or (self._cancel is not None and self._cancel.cancelled):
+        self._control.wait(self._paused, self._is_cancelled)
+        if self._control.stopped or self._is_cancelled():
             raise StoppedError("Stopped. What was learnt is kept: go on with --resume.")
+
+    def _is_cancelled(self) -> bool:
+        return self._cancel is not None and self._cancel.cancelled
 
     def _paused(self, state: str) -> None:
         self.folder.write_status("paused" if state == "paused" else "running", name=self.config.name)
