@@ -50,9 +50,10 @@ def run_console(body: str) -> None:
 
 
 @pytest.fixture
-def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the two files that the pages work on, made as docs/cli.md says."""
+def examples(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the two files that the pages work on, made as docs/cli.md says; encoded once for all pages."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZEROSEG_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "docs-cache"))
     run_python(next(block.body for block in blocks("docs/cli.md") if block.kind == "python"), {})
     assert Path("stack.tif").is_file()
     assert Path("chest.dcm").is_file()
