@@ -67,6 +67,18 @@ def _add_train(commands: Any) -> None:
     data.add_argument("--labels-are", choices=("auto", "instances", "classes"), help="default: auto")
     data.add_argument("--classes", type=_whole_numbers, metavar="1,3", help="labels to learn (default: all but 0)")
     data.add_argument("--ignore", type=int, metavar="LABEL", help="label of pixels that do not count")
+    data.add_argument("--min-pixels", type=int, metavar="N", help="leave smaller objects out (default: 50)")
+    data.add_argument(
+        "--validate-on",
+        action="append",
+        default=[],
+        nargs=2,
+        type=Path,
+        metavar=("IN", "LABELS"),
+        help="hold this picture back, and no part of --images; may be repeated",
+    )
+    data.add_argument("--validation", type=float, metavar="PART", help="part of --images to hold back (default: 0.25)")
+    data.add_argument("--gap", type=int, metavar="N", help="planes beside that part used for neither (default: 1)")
     how = parser.add_argument_group("how")
     how.add_argument("--base", metavar="KEY", help="model to start from (default: mobile_sam)")
     how.add_argument("--name", metavar="NAME", help="of the result in the list of models")
@@ -78,6 +90,18 @@ def _add_train(commands: Any) -> None:
     how.add_argument("--loss", choices=LOSSES, help="default: dice_bce")
     how.add_argument("--epochs", type=int, help="how often every object is shown")
     how.add_argument("--minutes", type=float, help="how long to train")
+    how.add_argument("--learning-rate", type=float, metavar="RATE", help="default: 2e-4")
+    how.add_argument("--batch", type=int, metavar="N", help="prompts a step (default: 16)")
+    how.add_argument(
+        "--variants", type=int, metavar="N", help="versions of each window: turned, bent, noisy … (default: 2)"
+    )
+    how.add_argument(
+        "--keep-orientation",
+        action="store_false",
+        default=None,
+        dest="any_orientation",
+        help="neither flip windows nor turn them far: for pictures of people, whose left and right differ",
+    )
     how.add_argument("--patience", type=int, metavar="N", help="stop after N validations without progress (default: 0)")
     how.add_argument(
         "--recompute", action="store_true", default=None, help="take less memory and more time to train the encoder"
@@ -125,10 +149,14 @@ def _words(text: str) -> dict[str, tuple[int, ...]]:
 
 
 _SETTINGS = (
-    *("base", "name", "what", "words", "prompts", "loss", "epochs", "minutes", "patience", "recompute", "seed"),
-    *("device", "precision", "tensorboard", "processes"),
+    *("base", "name", "what", "words", "prompts", "loss", "epochs", "minutes", "learning_rate", "batch", "variants"),
+    *("any_orientation", "patience", "recompute", "seed", "device", "precision", "tensorboard", "processes"),
 )
-_DATA_SETTINGS = ("labels_are", "classes", "ignore")
+_DATA_SETTINGS = ("labels_are", "classes", "ignore", "min_pixels", "validation", "gap")
+
+
+_OPTIONS = {"any_orientation": "keep_orientation"}
+"""Options that are called otherwise than what they set."""
 
 
 def config_of(options: argparse.Namespace) -> TrainingConfig:
@@ -150,12 +178,18 @@ def config_of(options: argparse.Namespace) -> TrainingConfig:
         TrainingPair(str(image.absolute()), str(labels.absolute()), options.planes or "")
         for image, labels in zip(options.images, options.labels, strict=True)
     ]
+    held = tuple(
+        TrainingPair(str(image.absolute()), str(labels.absolute()), role="validation")
+        for image, labels in options.validate_on
+    )
     if pairs:
-        values["pairs"] = tuple(pairs)
+        values["pairs"] = (*pairs, *held)
     if options.run is not None:
         config = TrainingConfig.read(options.run)
-        if options.planes and not pairs:
-            values["pairs"] = tuple(replace(pair, planes=options.planes) for pair in config.pairs)
+        if not pairs and (options.planes or held):
+            kept = (pair for pair in config.pairs if not (held and pair.role == "validation"))
+            named = (replace(one, planes=options.planes) if options.planes else one for one in kept)
+            values["pairs"] = (*named, *held)
         return replace(config, **values)
     missing = {"name": "--name", "pairs": "--images and --labels"}
     for name, option in missing.items():
@@ -169,10 +203,7 @@ def _train(options: argparse.Namespace) -> None:
     from napari_zeroseg.training.run import train
 
     if options.resume:
-        if options.look is not None:
-            options.complain("--look shows a run before it begins: leave out --resume, or give its run.toml")
-        if options.run is None and options.out is None:
-            options.complain("--resume needs the folder of the run")
+        _check_resumed(options)
         trained = _watched(options, lambda **ways: train(options.run or options.out, resume=True, **ways))
     else:
         config = config_of(options)
@@ -189,6 +220,23 @@ def _train(options: argparse.Namespace) -> None:
         from napari_zeroseg.training.card import as_text
 
         print_out(as_text(trained.card))
+
+
+def _check_resumed(options: argparse.Namespace) -> None:
+    """A run goes on with the settings that it has: others are refused, not left out of account."""
+    if options.look is not None:
+        options.complain("--look shows a run before it begins: leave out --resume, or give its run.toml")
+    if (options.run is None) == (options.out is None):
+        options.complain("--resume needs the folder of the run, and no other")
+    names = ("images", "labels", "planes", "validate_on", *_SETTINGS, *_DATA_SETTINGS, "estimate")
+    unsaid: dict[str, Any] = {"images": [], "labels": [], "validate_on": [], "estimate": False}
+    given = [name for name in names if getattr(options, name) != unsaid.get(name)]
+    if given:
+        listed = ", ".join("--" + _OPTIONS.get(name, name).replace("_", "-") for name in given)
+        options.complain(
+            f"--resume goes on with the settings of the run, so {listed} cannot be given: leave out, or start another "
+            "run with the run.toml of this one"
+        )
 
 
 def _watched(options: argparse.Namespace, start: Any) -> TrainedModel:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from napari_zeroseg.cli import main
+from napari_zeroseg.errors import InputError
 from napari_zeroseg.training.config import TrainingConfig
 
 
@@ -50,6 +51,18 @@ def test_options_make_a_run_and_events_tell_of_it(
         (["--images", "x.tif", "--name", "a"], 1, "1 pictures and 0 labels"),
         (["nothing.toml"], 1, "There is no nothing.toml"),
         (["--resume"], 2, "--resume needs the folder"),
+        (
+            ["--resume", "nowhere", "--gap", "0", "--keep-orientation"],
+            2,
+            "so --keep-orientation, --gap cannot be given",
+        ),
+        (["--resume", "nowhere", "--out", "other"], 2, "and no other"),
+        (["."], 1, "give pictures and labels as --images and --labels"),
+        (
+            ["--images", "x.tif", "--labels", "y.tif", "--name", "a", "--gap", "-1"],
+            1,
+            "'gap' is a number of at least 0",
+        ),
         (["--resume", "nowhere", "--look", "sheet.png"], 2, "--look shows a run before it begins"),
         (["--resume", "nowhere"], 1, "no run.toml"),
         (["--prompts", "circle=1"], 2, "no prompt 'circle'"),
@@ -81,6 +94,31 @@ def test_options_go_before_the_file(files: list[str], tmp_path: Path, capsys: py
 
 
 @pytest.mark.usefixtures("kept_cache")
+def test_each_option_reaches_its_setting(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[TrainingConfig] = []
+
+    def begin(config: TrainingConfig, **_: object) -> None:
+        begun.append(config)
+        raise InputError("That is enough.")
+
+    monkeypatch.setattr("napari_zeroseg.training.run.train", begin)
+    held = [files[1], files[3]]
+    options = ["--min-pixels", "7", "--validation", "0.4", "--gap", "0", "--learning-rate", "1e-3", "--batch", "3"]
+    options += ["--variants", "5", "--keep-orientation", "--validate-on", *held]
+    assert main(["train", *files, "--name", "a", *options]) == 1
+    one = begun[0]
+    assert (one.min_pixels, one.validation, one.gap, one.learning_rate, one.batch) == (7, 0.4, 0, 1e-3, 3)
+    assert (one.variants, one.any_orientation) == (5, False)
+    assert [pair.role for pair in one.pairs] == ["auto", "validation"]
+    one.write(tmp_path / "run.toml")
+    assert main(["train", str(tmp_path / "run.toml"), "--planes", "0:2", "--validate-on", *held]) == 1
+    assert [(pair.role, pair.planes) for pair in begun[1].pairs] == [("auto", "0:2"), ("validation", "")]
+    assert main(["train", str(tmp_path)]) == 1
+    assert "holds a run: go on with that (--resume)" in capsys.readouterr().err
+
+
 def test_an_estimate_is_measured(
     short: Callable[..., TrainingConfig], files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

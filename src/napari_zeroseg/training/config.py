@@ -255,6 +255,13 @@ class TrainingConfig:
             If it is missing, no TOML, of another version, or a value cannot be worked with.
         """
         path = Path(path).expanduser()
+        if path.is_dir():
+            known = f"it holds a run: go on with that (--resume), or give {path / 'run.toml'} to begin another like it"
+            other = "give pictures and labels as --images and --labels"
+            raise ReadError(
+                f"{path} is a folder, and the TOML file of a training run was expected: "
+                f"{known if (path / 'run.toml').is_file() else other}."
+            )
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
