@@ -272,10 +272,29 @@ def test_no_preset_leaves_what_was_chosen(open_dock):
         assert dock.session.choices.loss == "tversky"
 
 
+def test_what_is_chosen_under_more_reaches_the_run(open_dock, qtbot):
+    dock = open_dock()
+    more = dock.more
+    qtbot.waitUntil(lambda: more.device.currentText() == "cpu", timeout=5_000)  # the preset's, and shown
+    assert (more.min_pixels.value(), more.epochs.value(), more.validation.value()) == (30, 2, 25)
+    more.preset.picked.emit("8 GB")
+    assert dock.session.choices.device == "auto"
+    more.device.picked.emit("cpu")
+    for box, value in ((more.min_pixels, 12), (more.validation, 40), (more.gap, 0), (more.epochs, 0)):
+        box.setValue(value)
+    more.any_orientation.click()
+    settings = dock.session.choices.settings()
+    wanted = {"min_pixels": 12, "validation": 0.4, "gap": 0, "epochs": None, "any_orientation": False, "device": "cpu"}
+    assert {name: settings[name] for name in wanted} == wanted
+    assert settings["batch"] == 32
+    dock._refresh()
+    assert (more.validation.value(), more.any_orientation.isChecked()) == (40, False)
+
+
 @pytest.mark.slow
 def test_more_gpus_than_there_are_is_one_sentence(open_dock, qtbot):
     dock = open_dock()
-    dock.session.set_choices(preset="")  # the one of these tests takes the processor
+    dock.session.set_choices(preset="", device="auto")  # that of these tests takes the processor
     validate_on_another_picture(dock)
     dock.more.processes.setValue(64)
     dock.train.click()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,13 @@ class TrainChoices:
     labels_are: str = "auto"
     classes: str = ""
     ignore: str = ""
+    min_pixels: int = 50
+    validation: float = 0.25
+    gap: int = 1
+    any_orientation: bool = True
+    epochs: int = 0
+    """0 for as many as the time allows, or as make some 300 steps."""
+    device: str = "auto"
     loss: str = "dice_bce"
     learning_rate: float = 2e-4
     patience: int = 0
@@ -72,8 +79,10 @@ class TrainChoices:
             for name in (
                 *("base", "what", "labels_are", "loss", "learning_rate", "patience"),
                 *("recompute", "tensorboard", "seed", "processes"),
+                *("min_pixels", "validation", "gap", "any_orientation", "device"),
             )
         }
+        values["epochs"] = self.epochs or None
         values["minutes"] = self.minutes or None
         values["words"] = self.words
         values["prompts"] = {kind: weight for kind, weight in self.prompts.items() if weight > 0}
@@ -150,7 +159,9 @@ class TrainingSession:
 
     def set_preset(self, name: str) -> None:
         """Take the settings of one of the presets; "" for none leaves what is chosen as it is."""
-        self.set_choices(preset=name, what=PRESETS.get(name, {}).get("what", self.choices.what))
+        shown = {entry.name for entry in fields(TrainChoices)}
+        values = {setting: value for setting, value in PRESETS.get(name, {}).items() if setting in shown}
+        self.set_choices(preset=name, **values)
 
     @property
     def name(self) -> str:

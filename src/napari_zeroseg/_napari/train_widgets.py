@@ -15,13 +15,13 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QScrollArea,
     QSizePolicy,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_zeroseg._napari.computing import DEVICES
 from napari_zeroseg._napari.layout import button, form, row
-from napari_zeroseg._napari.numbers import number, show_number
+from napari_zeroseg._napari.numbers import number, show_number, whole_number
 from napari_zeroseg._napari.train_gather import PairChoice
 from napari_zeroseg._napari.train_session import TrainChoices
 from napari_zeroseg._napari.widgets import Choice, Folded, LayerCombo
@@ -155,25 +155,28 @@ class MoreChoices(QWidget):
         self.classes.setToolTip("Labels to learn, such as 1,3")
         self.ignore.setPlaceholderText("none")
         self.ignore.setToolTip("Label of pixels that count neither as object nor as background")
+        self.min_pixels = whole_number(1, 1_000_000, "Smaller objects are left out", " pixels or more")
+        self.validation = whole_number(1, 50, "Part of planes or pictures that is not learnt from, but judged by", " %")
+        self.gap = whole_number(0, 1000, "Planes beside what is held back that are used for neither", " planes between")
+        self.any_orientation = QCheckBox("Turn and flip windows")
+        self.any_orientation.setToolTip("Off where left, right, up and down differ, as in people: turned by 10° only")
+        self.device = Choice(DEVICES)
+        self.device.setToolTip("Where the run computes")
+        self.epochs = whole_number(0, 100_000, "How often every object is shown at most", nothing="automatic")
         self.loss = Choice([(loss, loss.replace("_", " + "), "") for loss in LOSSES])
         self.rate = number(1e-7, 1, "Learning rate of AdamW")
         self.rate.setDecimals(7)
         self.rate.setSingleStep(1e-5)
-        self.patience = QSpinBox()
-        self.patience.setRange(0, 10)
-        self.patience.setSpecialValueText("never")
-        self.patience.setSuffix(" validations without progress")
-        self.patience.setToolTip("Stop early when the held-back objects gain nothing; there are ten validations a run")
+        self.patience = whole_number(
+            *(0, 10, "Stop early when the held-back objects gain nothing; there are ten validations a run"),
+            *(" validations without progress", "never"),
+        )
         self.recompute = QCheckBox("Less memory, more time")
         self.recompute.setToolTip("Gradient checkpointing, where the encoder is trained")
         self.tensorboard = QCheckBox("Write for TensorBoard")
         self.tensorboard.setToolTip("The same figures as in metrics.csv, in the run's folder")
-        self.seed = QSpinBox()
-        self.seed.setRange(0, 2**31 - 1)
-        self.seed.setToolTip("Of everything random")
-        self.processes = QSpinBox()
-        self.processes.setRange(1, 64)
-        self.processes.setToolTip("How many GPUs share each step; more than one need the extra multi-gpu")
+        self.seed = whole_number(0, 2**31 - 1, "Of everything random")
+        self.processes = whole_number(1, 64, "How many GPUs share each step; more than one need the extra multi-gpu")
         self.prompts = {
             kind: number(0, 100, "How often it is simulated, relative to the others; 0 for never")
             for kind in PROMPT_KINDS
@@ -186,11 +189,16 @@ class MoreChoices(QWidget):
                 ("Labels are", self.labels_are),
                 ("Classes", self.classes),
                 ("Ignore", self.ignore),
+                ("Objects of", self.min_pixels),
+                ("Hold back", row(self.validation, self.gap)),
+                ("Runs on", self.device),
+                ("Epochs", self.epochs),
                 ("Loss", self.loss),
                 ("Rate", self.rate),
                 ("Stop early", self.patience),
                 ("Seed", self.seed),
                 ("GPUs", self.processes),
+                ("", self.any_orientation),
                 ("", self.recompute),
                 ("", self.tensorboard),
             )
@@ -212,8 +220,14 @@ class MoreChoices(QWidget):
             (self.tensorboard, "toggled", "tensorboard"),
             (self.seed, "valueChanged", "seed"),
             (self.processes, "valueChanged", "processes"),
+            (self.min_pixels, "valueChanged", "min_pixels"),
+            (self.gap, "valueChanged", "gap"),
+            (self.any_orientation, "toggled", "any_orientation"),
+            (self.device, "picked", "device"),
+            (self.epochs, "valueChanged", "epochs"),
         ):
             getattr(widget, signal).connect(partial(self.changed.emit, name))
+        self.validation.valueChanged.connect(lambda percent: self.changed.emit("validation", percent / 100))
         for box in self.prompts.values():
             box.valueChanged.connect(
                 lambda _: self.changed.emit("prompts", {kind: one.value() for kind, one in self.prompts.items()})
@@ -224,12 +238,19 @@ class MoreChoices(QWidget):
         self.preset.show_value(choices.preset)
         self.labels_are.show_value(choices.labels_are)
         self.loss.show_value(choices.loss)
-        for check, on in ((self.recompute, choices.recompute), (self.tensorboard, choices.tensorboard)):
+        self.device.show_value(choices.device)
+        for check, on in (
+            (self.any_orientation, choices.any_orientation),
+            (self.recompute, choices.recompute),
+            (self.tensorboard, choices.tensorboard),
+        ):
             check.blockSignals(True)
             check.setChecked(on)
             check.blockSignals(False)
         boxes: list[tuple[Any, float]] = [(self.rate, choices.learning_rate), (self.seed, choices.seed)]
         boxes += [(self.patience, choices.patience), (self.processes, choices.processes)]
+        boxes += [(self.min_pixels, choices.min_pixels), (self.gap, choices.gap), (self.epochs, choices.epochs)]
+        boxes += [(self.validation, round(100 * choices.validation))]
         boxes += [(box, choices.prompts.get(kind, 0)) for kind, box in self.prompts.items()]
         for box, value in boxes:
             show_number(box, value)

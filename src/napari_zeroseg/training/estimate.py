@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from napari_zeroseg.training.config import TrainingConfig
 
 PRESETS: dict[str, dict[str, object]] = {
-    "CPU": {"what": "decoder", "batch": 16, "variants": 2},
-    "8 GB": {"what": "decoder", "batch": 32, "variants": 4},
-    "16 GB": {"what": "lora", "batch": 16, "lora_rank": 4},
-    "24 GB": {"what": "lora", "batch": 32, "lora_rank": 8},
-    "80 GB": {"what": "all", "batch": 64},
+    "CPU": {"what": "decoder", "batch": 16, "variants": 2, "device": "cpu"},
+    "8 GB": {"what": "decoder", "batch": 32, "variants": 4, "device": "auto"},
+    "16 GB": {"what": "lora", "batch": 16, "lora_rank": 4, "device": "auto"},
+    "24 GB": {"what": "lora", "batch": 32, "lora_rank": 8, "device": "auto"},
+    "80 GB": {"what": "all", "batch": 64, "device": "auto"},
 }
 """Settings that should fit, by the device's memory: LoRA in the encoder of SAM ViT-B takes 6 to 13 GB at four prompts a
 step, the decoder alone about 1 GB."""
