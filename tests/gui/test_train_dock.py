@@ -139,6 +139,28 @@ def test_the_base_is_offered_and_taken(open_dock, qtbot):
     assert not dock.use_base.isHidden()
 
 
+def test_a_run_is_removed_after_a_question(open_dock, qtbot):
+    folder = RunFolder(runs_home() / "20260102-000000-old")
+    folder.path.mkdir(parents=True)
+    for path in (folder.config, folder.last, folder.metrics_of(0), folder.path / "notes.txt"):
+        path.write_text("x" * 1_000_000)
+    folder.write_status("stopped", name="old")
+    dock = open_dock()
+    qtbot.waitUntil(lambda: not dock.remove_run.isHidden(), timeout=5_000)
+    dock.remove_run.click()
+    qtbot.waitUntil(lambda: not dock.question.isHidden(), timeout=5_000)
+    assert "Remove the run old (3 MB)? What it has learnt is lost." in dock.question.text.text()
+    dock.question.no.click()
+    assert folder.last.exists()
+    dock.remove_run.click()
+    qtbot.waitUntil(lambda: not dock.question.isHidden(), timeout=5_000)
+    dock.question.yes.click()
+    qtbot.waitUntil(lambda: "The run old was removed" in text(dock), timeout=5_000)
+    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+    assert folder not in list(find_runs())
+    assert dock.remove_run.isHidden()
+
+
 def validate_on_another_picture(dock):
     dock.add.click()
     layers, new = dock.viewer.layers, dock.pair_rows[1]

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from napari_zeroseg._napari.train_watch import RunWatch
+from napari_zeroseg.errors import WriteError
+from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.training.events import Control
 from napari_zeroseg.training.folder import QUIET_SECONDS, RunFolder
 
@@ -49,6 +51,13 @@ def test_a_run_on_another_machine_is_alive_as_long_as_it_writes(folder: RunFolde
     assert folder.status()["state"] == "running"
     folder.write_status("paused", name="mine")
     assert rewritten(folder, host="elsewhere", pid=2**22 + 1) == "paused"
+
+
+def test_a_run_that_is_worked_on_is_not_removed(folder: RunFolder) -> None:
+    folder.config.write_text("")
+    with only_run_on(folder.path), pytest.raises(WriteError, match="Another run is writing"):
+        folder.remove()
+    assert folder.config.exists()
 
 
 def test_a_pause_that_is_taken_back_before_it_is_followed_does_not_happen(folder: RunFolder) -> None:

@@ -12,11 +12,12 @@ from napari.layers import Image, Labels
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QPixmap
-from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QTextBrowser, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QProgressBar, QSizePolicy, QTextBrowser, QVBoxLayout, QWidget
 
 from napari_zeroseg._napari.frame import Dock
 from napari_zeroseg._napari.layers import data_shape
 from napari_zeroseg._napari.layout import button, column, form, row
+from napari_zeroseg._napari.model_widgets import QuestionBox
 from napari_zeroseg._napari.numbers import number
 from napari_zeroseg._napari.plots import Line, LinePlot, in_two_rows
 from napari_zeroseg._napari.preview import is_preview
@@ -148,6 +149,9 @@ class TrainDock(Dock):
         self.runs.setMinimumContentsLength(10)
         keep_keys_free(self.runs)
         self.go_on = button("Go on", "Go on with this run from what was saved last")
+        self.remove_run = button("✕", "Remove this run from the disk; a model that it made stays")
+        self.remove_run.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.question = QuestionBox()
         self.status = StatusLine()
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
@@ -159,7 +163,8 @@ class TrainDock(Dock):
             "Use the base", "Segment with the model that it was trained from: it did as well or better"
         )
         self.use = row(self.use_model, self.use_base)
-        return column(form(("Run", row(self.runs, self.go_on))), self.status, self.under_way, self.use)
+        runs = form(("Run", row(self.runs, self.go_on, self.remove_run)))
+        return column(runs, self.question, self.status, self.under_way, self.use)
 
     def _build_curves(self) -> QWidget:
         self.loss = LinePlot("Loss by step")
@@ -203,11 +208,13 @@ class TrainDock(Dock):
             (self.train, self._train_or_stop),
             (self.go_on, session.go_on),
             (self.pause, self._pause_or_resume),
+            (self.remove_run, session.ask_to_remove),
             (self.stop, partial(session.tell, "stop")),
             (self.use_model, self._use_model),
             (self.use_base, self._use_base),
         ):
             one.clicked.connect(lambda _=False, call=call: call())
+        self.question.answered.connect(lambda yes, *_: session.answer(yes))
         session.changed.connect(self._refresh_soon)
         session.zoo.changed.connect(self._on_zoo)
         for events in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
@@ -339,6 +346,8 @@ class TrainDock(Dock):
         self.sees.setText("Stop drawing" if session.is_looking else "What it sees")
         self.sees.setEnabled(session.is_looking or (has_layers and not session.is_preparing))
         self.go_on.setVisible(watch is not None and watch.can_go_on)
+        self.remove_run.setVisible(watch is not None and not is_live)
+        self.question.show_question(session.question)
         self.under_way.setVisible(is_live)
         offers = () if watch is None else watch.offers
         self.use.setVisible(bool(offers))

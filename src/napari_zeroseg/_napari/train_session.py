@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from psygnal import Signal
 
 from napari_zeroseg._napari.channel import Bridge, Status, sentence
+from napari_zeroseg._napari.keeper import Question
 from napari_zeroseg._napari.train_gather import Gathering, PairChoice, Wanted
 from napari_zeroseg._napari.train_watch import LIVE, RunWatch, in_words, last_sentence, states_of
 from napari_zeroseg._napari.zoo import Entry, Zoo
@@ -29,6 +30,7 @@ from napari_zeroseg.training.estimate import PRESETS
 from napari_zeroseg.training.folder import RunFolder, find_runs, new_run
 from napari_zeroseg.training.result import check_name
 from napari_zeroseg.training.split import split_for
+from napari_zeroseg.weights.folder import megabytes
 
 if TYPE_CHECKING:
     from napari.components import Dims
@@ -115,6 +117,8 @@ class TrainingSession:
         self.runs: list[tuple[RunFolder, str, str]] = []
         self.estimate = ""
         self.message = Status("Choose a picture and its labels, then press Train.")
+        self.question: Question | None = None
+        """What must be answered before a run is removed."""
         self.is_preparing = False
         self._bridge = bridge
         self._dims = dims
@@ -192,7 +196,7 @@ class TrainingSession:
 
     def show_run(self, folder: RunFolder | None) -> None:
         """Watch this run from now on, or none; what is under way goes on."""
-        self.sheet = b""
+        self.sheet, self.question = b"", None
         if folder is None:
             self.watch = None
             self._say("Choose a picture and its labels, then press Train.")
@@ -234,6 +238,43 @@ class TrainingSession:
         if self.watch is not None and self.watch.can_go_on:
             self.message = Status("")
             self._try(self.watch.start)
+
+    def ask_to_remove(self) -> None:
+        """Ask whether the run that is watched shall be removed."""
+        watch = self.watch
+        if watch is None or watch.is_live:
+            return
+        lost = "The model that it made stays." if watch.state == "done" else "What it has learnt is lost."
+        text = (
+            f"Remove the run {watch.name} ({megabytes(watch.folder.size())})? {lost} Layers and files stay as they are."
+        )
+        self.question = Question(text, "Remove", lambda *_: self._remove(watch))
+        self.changed.emit()
+
+    def answer(self, yes: bool) -> None:
+        """Answer the question that is asked."""
+        question, self.question = self.question, None
+        if question is not None and yes:
+            question.act("", "")
+        self.changed.emit()
+
+    def _remove(self, watch: RunWatch) -> None:
+        def removed() -> None:
+            self.watch = None
+            self._say(f"The run {watch.name} was removed.", "good")
+            self.list_runs()
+
+        def go() -> None:
+            try:
+                watch.folder.remove()
+            except ZerosegError as error:
+                heard = error
+                self._bridge.post(lambda: self._fail(heard))
+            else:
+                self._bridge.post(removed)
+
+        self._say(f"Removing the run {watch.name} …", "busy")
+        threading.Thread(target=go, name="zeroseg-removing", daemon=True).start()
 
     def _try(self, act: Callable[[], Any]) -> None:
         try:

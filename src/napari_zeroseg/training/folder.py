@@ -18,11 +18,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from napari_zeroseg.errors import InputError, ReadError, WriteError
+from napari_zeroseg.locks import only_run_on
 from napari_zeroseg.planes import Planes
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training.config import TrainingConfig, TrainingPair
 from napari_zeroseg.training.data import origin_of
 from napari_zeroseg.training.events import COMMANDS, plain
+from napari_zeroseg.weights.cards import CLASS_HEAD
+
+_OF_BLOCKS = ("block*.json", "metrics_block*.csv", "last_block*.pt")
+"""What a run writes of the blocks of a small set that are held back in turn."""
+
+_BESIDES = ("process.log", "tensorboard", CLASS_HEAD, ".*.tmp")
+"""What a dock keeps of the process, what is written for TensorBoard, the class of the result, and halves of files."""
 
 _T = TypeVar("_T")
 
@@ -203,6 +211,34 @@ class RunFolder:
         """What a run writes, from its beginning to its end."""
         rest = (self.metrics, self.best, self.last, self.previews, self.path / SNAPSHOT)
         return (*self._small, *rest)
+
+    def _written(self) -> list[Path]:
+        """What the run has written, of all that may lie in the folder."""
+        found = {path for pattern in (*_OF_BLOCKS, *_BESIDES) for path in self.path.glob(pattern)}
+        return [path for path in (*self.names, *sorted(found)) if path.exists()]
+
+    def size(self) -> int:
+        """Bytes that :meth:`remove` would free."""
+        files = (one for path in self._written() for one in (path.rglob("*") if path.is_dir() else (path,)))
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    def remove(self) -> None:
+        """Remove what the run wrote, and the folder if nothing else is in it; the model that it made stays.
+
+        Raises
+        ------
+        WriteError
+            If a process is at work on it, or something cannot be removed.
+        """
+        with only_run_on(self.path):
+            try:
+                # the settings last: as long as they are there, what is left is listed and can be removed
+                for path in sorted(self._written(), key=lambda path: path == self.config):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            except OSError as error:
+                raise WriteError(f"{error.filename or self.path} cannot be removed: {error.strerror}.") from error
+        with suppress(OSError):  # something of the user's is in it
+            self.path.rmdir()
 
     def forget(self) -> None:
         """Remove what a run that never began has written, and the folder if nothing else is in it."""
