@@ -149,13 +149,15 @@ def test_a_word_or_a_chosen_label_on_one_side_only_is_told() -> None:
 
 def test_several_classes_on_one_side_are_told_in_one_sentence() -> None:
     labels = squares(8, 12)
-    labels[-2:][np.isin(labels[-2:], (1, 2, 3))] = 13
-    settings = {"classes": (1, 2, 3, 4, 13)}
+    labels[-2:][np.isin(labels[-2:], (1, 2, 3))] += 12
+    settings = {"classes": (1, 2, 3, 4, 13, 14, 15)}
     data = data_of(labels, labels_are="instances", **settings)
     config = TrainingConfig("a", ((labels, labels),), min_pixels=10, **settings)  # type: ignore[arg-type]
     unjudged, unlearnt = untold(data, split_for(data, config), config)
     assert unjudged.startswith("Classes 1, 2 and 3 are on none of the planes that are held back")
-    assert unlearnt.startswith("Class 13 is only on planes that are held back, and not learnt: label it elsewhere")
+    assert unlearnt.startswith(
+        "Classes 13, 14 and 15 are only on planes that are held back, and not learnt: label them"
+    )
 
 
 def test_words_that_name_nothing_held_back_are_refused() -> None:
