@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from napari_zeroseg import memory
 from napari_zeroseg.errors import DeviceError, DeviceMemoryError
 from napari_zeroseg.settings import Settings
 
@@ -120,9 +121,7 @@ def free_memory(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0] + reserve)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return memory.free_memory()
 
 
 def peak_memory() -> int:

@@ -180,16 +180,33 @@ def _check_room(spec: ModelSpec, sha256: str, device: str, precision: str, count
     chosen, dtype = _computing(spec, sha256, device, precision)
     # converting for OpenVINO goes through float32, whatever is computed in afterwards
     itemsize = 4 if wants_openvino(device) else dtype.itemsize
-    room = (free_memory(chosen) or 0) * 4 // itemsize
+    room = free_memory(chosen) or 0
     family = [one for one in BUILT_IN if one.family == spec.family]
     others = [] if PromptKind.TEXT in spec.accepts else [MOBILE_SAM]
     fitting = next(
-        (found for group in (family, others) if (found := [one for one in group if 0 < one.memory_bytes <= room])), []
+        (
+            found
+            for group in (family, others)
+            if (found := [one for one in group if 0 < _peak(one, itemsize, chosen.type) <= room])
+        ),
+        [],
     )
     instead = [max(fitting, key=lambda one: one.memory_bytes).key] if fitting else []
     if chosen.type != "cpu":
         instead.append("the CPU")
-    check_room(spec.memory_bytes * (itemsize - counted) // 4, chosen, spec.title, instead)
+    needed = spec.memory_bytes * (itemsize - counted) // 4 if counted else _peak(spec, itemsize, chosen.type)
+    check_room(needed, chosen, spec.title, instead)
+
+
+def _peak(spec: ModelSpec, itemsize: int, device_type: str) -> int:
+    """Bytes that a model takes on its device at its peak, computed with numbers of so many bytes.
+
+    That is while a picture is encoded; or, on a processor, while the file's float32 and a shorter copy are both there.
+    """
+    encoding = spec.memory_bytes * itemsize // 4
+    if device_type != "cpu" or not spec.memory_bytes:
+        return encoding
+    return max(encoding, spec.size * (4 + itemsize) // 4 if itemsize < 4 else spec.size)
 
 
 def _build(spec: ModelSpec, weights: Weights, device: str, precision: str) -> Segmenter:

@@ -65,6 +65,13 @@ def test_the_largest_of_the_family_that_fits_is_named(monkeypatch):
         load_model("sam_vit_h", device="cpu", precision="float32")
 
 
+def test_reading_may_take_more_than_encoding(monkeypatch):
+    """In bf16 the file's float32 and the shorter copy are both there for a while."""
+    monkeypatch.setattr(devices, "free_memory", lambda _: 3 * 10**9)
+    with pytest.raises(DeviceMemoryError, match=r"needs about 3\.8 GB on cpu, 3\.0 GB are free: use sam_vit_l"):
+        load_model("sam_vit_h", device="cpu", precision="bf16")
+
+
 def test_a_model_of_words_is_not_replaced_by_one_without(monkeypatch):
     monkeypatch.setattr(devices, "free_memory", lambda _: 10**8)
     with pytest.raises(DeviceMemoryError, match=r"on cpu, 0\.1 GB are free: close other programs\.$"):

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from napari_zeroseg import load_model
-from napari_zeroseg.errors import InputError, UnknownModelError, WeightsError
+from napari_zeroseg import load_model, memory
+from napari_zeroseg.errors import DeviceMemoryError, InputError, UnknownModelError, WeightsError
 from napari_zeroseg.registry import MOBILE_SAM, add_checkpoint, find_model, list_models, remove_model, verify
 from napari_zeroseg.weights import adding
 from napari_zeroseg.weights.cards import model_folder, read_card
@@ -361,3 +361,10 @@ class TestFilesInAFolderOfTheUsers:
         report = verify("medsam_vit_b")
         assert report.ok
         assert "no hash is known to compare it with, and its parameters are those of MedSAM" in report.sentence
+
+
+def test_a_file_that_memory_has_no_room_for_is_not_read(tuned, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000)
+    with pytest.raises(DeviceMemoryError, match=r"To read mito\.pth takes about .* GB of memory, and 0\.0 GB are free"):
+        add_checkpoint(tuned, "mobile_sam", "mine")
+    assert not model_folder("mine").exists()

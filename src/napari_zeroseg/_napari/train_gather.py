@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from napari_zeroseg._napari.layers import shown_plane
 from napari_zeroseg._napari.stack_place import LabelStack, ShownStack, StackPlace, labels_place
 from napari_zeroseg._napari.workspace import picture_of
 from napari_zeroseg.errors import InputError
+from napari_zeroseg.memory import free_memory
 from napari_zeroseg.planes import planes_of
 from napari_zeroseg.settings import Settings
 from napari_zeroseg.training.config import TrainingPair
@@ -153,7 +153,7 @@ def _check_room(size: int, planes: int) -> None:
     home = Settings.from_environment().data_dir
     while not home.exists():
         home = home.parent
-    for free, of_what in ((psutil.virtual_memory().available, "memory"), (shutil.disk_usage(home).free, f"{home}")):
+    for free, of_what in ((free_memory(), "memory"), (shutil.disk_usage(home).free, f"{home}")):
         if size + _SPARE > free:
             raise InputError(
                 f"A copy of the {planes} labelled planes takes {size / 1e9:.1f} GB, and of {of_what} {free / 1e9:.1f} "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_zeroseg.errors import InputTypeError, WeightsError
 from napari_zeroseg.jobs import CancelToken
+from napari_zeroseg.memory import check_room_to_read
 from napari_zeroseg.weights.blocks import StoppableFile, blocks_of
 from napari_zeroseg.weights.layouts import Layout, detect_layout
 from napari_zeroseg.weights.resting import completed
@@ -121,9 +122,12 @@ def read_file(path: Path, sha256: str = "", cancel: CancelToken | None = None) -
     ------
     WeightsError
         If it is damaged, unsafe or holds something else, or rests on weights that are not here.
+    DeviceMemoryError
+        If there is no room for it in memory.
     CancelledError
         If `cancel` was raised.
     """
+    check_room_to_read(path.stat().st_size, path.name)
     is_safe = path.suffix == ".safetensors"
     tensors = _read_safetensors(path, cancel) if is_safe else _read_pickle(path, cancel=cancel)
     return _understood(completed(tensors, path, cancel), sha256 or hash_of_file(path, cancel), path.parent)
