@@ -162,9 +162,7 @@ class ClipSegSegmenter:
             If the device's memory is not enough.
         """
         picture = seen(image)
-        # not inference_mode: its tensors could not be used under autograd, and a decoder is trained on embeddings
-        with memory_watched(self.device, "encoding a picture"), torch.no_grad():
-            activations = self.network.activations(pixels_of(picture))
+        activations = self.network.activations(pixels_of(picture))
         shape = (picture.shape[0], picture.shape[1])
         return Embedding({"activations": activations}, shape, self.model_key, whole(shape))
 

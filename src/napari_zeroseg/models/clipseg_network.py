@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from napari_zeroseg.errors import WeightsError
 from napari_zeroseg.models.clipseg_conditions import SIDE
+from napari_zeroseg.models.encoder_place import EncoderPlace
 from napari_zeroseg.models.sam import load_strictly
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class ClipSegNetwork:
         self.config = config
         clip: Any = module.clip
         self._vision: Any = clip.vision_model.to(device, dtype)
+        self._place = EncoderPlace(self._vision, device)
         self._visual_projection: nn.Module = clip.visual_projection.to(device)
         self._text: Any = clip.text_model.to(device)
         self._text_projection: nn.Module = clip.text_projection.to(device)
@@ -171,8 +173,15 @@ class ClipSegNetwork:
         """1 x 3 x 352 x 352 float32 to the decoder's inputs, (blocks, patches + 1, channels).
 
         The blocks after the last one that the decoder reads are not run.
+
+        Raises
+        ------
+        DeviceMemoryError
         """
-        hidden = self._vision.pre_layrnorm(self._vision.embeddings(pixels.to(self.device, self.dtype)))
+        return self._place.compute(lambda device: self._activations(pixels.to(device, self.dtype)).to(self.device))
+
+    def _activations(self, pixels: Tensor) -> Tensor:
+        hidden = self._vision.pre_layrnorm(self._vision.embeddings(pixels))
         kept = {}
         for number, block in enumerate(self._vision.encoder.layers[: max(self._extracted) + 1]):
             answer = block(hidden, **self._no_masks)
@@ -182,8 +191,11 @@ class ClipSegNetwork:
 
     def picture_conditions(self, pixels: Tensor) -> Tensor:
         """N x 3 x 352 x 352 float32 to (N, P) float32, not normalised."""
-        pooled = self._vision(pixels.to(self.device, self.dtype)).pooler_output
-        conditions: Tensor = self._visual_projection(pooled.float())
+        pooled = self._place.compute(
+            lambda device: self._vision(pixels.to(device, self.dtype)).pooler_output.float().to(self.device),
+            "looking at an example",
+        )
+        conditions: Tensor = self._visual_projection(pooled)
         return conditions
 
     def text_conditions(self, tokens: Tensor) -> Tensor:

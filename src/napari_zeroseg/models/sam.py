@@ -19,6 +19,7 @@ from napari_zeroseg.devices import is_out_of_memory, memory_error, release
 from napari_zeroseg.errors import WeightsError
 from napari_zeroseg.models import sam_modules, vit
 from napari_zeroseg.models.calls import check_call, check_kinds
+from napari_zeroseg.models.encoder_place import EncoderPlace
 from napari_zeroseg.models.mask_decoding import MaskDecoding
 from napari_zeroseg.models.pipelines import Pipeline, PromptFrame, SamPipeline, seen
 from napari_zeroseg.models.prompt_embedding import PromptEmbedding, SparsePrompts
@@ -167,6 +168,7 @@ class SamSegmenter:
         network.eval().requires_grad_(False)
         self._network = network
         self._encoder = self._openvino_encoder(weights_hash) if openvino else encoder_of(network, device, dtype)
+        self._place = EncoderPlace(network.image_encoder, device)
         self._prompts = PromptEmbedding(network.prompt_encoder, device)
         self._prepare_decoder(network)
 
@@ -210,7 +212,9 @@ class SamSegmenter:
         """
         picture = seen(image)
         pixels = self.pipeline.pixels(picture)
-        tensors = self._encode_where_it_fits(pixels)
+        tensors = self._place.compute(
+            lambda device: {name: one.to(self.device) for name, one in self._encode(pixels.to(device)).items()}
+        )
         shape = (picture.shape[0], picture.shape[1])
         large = max(shape) > LARGE_PLANE and not self.spec.whole_picture
         return Embedding(tensors, shape, self.model_key, whole(shape), picture if large else None)
@@ -313,34 +317,6 @@ class SamSegmenter:
         for prompt in prompts:
             check_kinds(self.spec, prompt)
             prompt.check_on(embedding.image_shape)
-
-    def _encode_where_it_fits(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Encode on the model's device, or on the CPU where that one runs out of memory."""
-        # not inference_mode: its tensors could not be used under autograd, and a decoder is trained on embeddings
-        try:
-            with torch.no_grad():
-                return self._encode(pixels.to(self.device))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if self.device.type == "cpu":
-                raise memory_error(self.device, "encoding a picture") from error
-            _log.warning("%s ran out of memory; this picture is encoded on the CPU, which takes longer.", self.device)
-        release(self.device)
-        try:
-            with torch.no_grad():
-                return self._encode_on_cpu(pixels)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise memory_error(self.device, "encoding a picture, on the CPU as well") from error
-
-    def _encode_on_cpu(self, pixels: Tensor) -> dict[str, Tensor]:
-        self._network.image_encoder.to("cpu")
-        try:
-            return {name: tensor.to(self.device) for name, tensor in self._encode(pixels).items()}
-        finally:
-            self._network.image_encoder.to(self.device)
 
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """1 x 3 x side x side float32 to the tensors of an embedding."""
