@@ -81,6 +81,7 @@ FLOORS = (
             "planes",
             "intensity",
             "jobs",
+            "memory",
             "metrics",
             "settings",
             "errors",

@@ -114,7 +114,7 @@ class ModelsDock(Dock):
         self.add.clicked.connect(lambda: self._choose_file(""))
         self.unload.clicked.connect(lambda: keeper.unload())
         self.several.toggled.connect(keeper.keep_several)
-        self.stop.clicked.connect(lambda: self.zoo.cancel(self._errand_key()))
+        self.stop.clicked.connect(lambda: self._stop())
         self.question.answered.connect(self._on_answer)
         keeper.changed.connect(self._refresh)
         keeper.added.connect(self.show_model)
@@ -136,6 +136,10 @@ class ModelsDock(Dock):
         path, _ = QFileDialog.getSaveFileName(self, f"Export {key}", f"{key}.zip", "Model (*.zip)")
         if path:
             self.keeper.offer_export(key, path)
+
+    def _stop(self) -> None:
+        self.zoo.cancel(self._errand_key())
+        self._refresh_errand()  # at once, whatever else waits for its turn
 
     def _on_answer(self, yes: bool, key: str, name: str) -> None:
         question = self.keeper.question
