@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import importlib
 import json
@@ -50,6 +51,13 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
         monkeypatch.delenv(name)
     monkeypatch.setenv("ZEROSEG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("ZEROSEG_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections() -> None:
+    """What is there before a file's tests is looked at by no collection of garbage after it: a quarter of their time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
