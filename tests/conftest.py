@@ -55,7 +55,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_collections() -> None:
-    """What is there before a file's tests is looked at by no collection of garbage after it: a quarter of their time."""
+    """Later collections of garbage look at nothing that is there before a file's tests: it takes a quarter of these."""
     gc.collect()
     gc.freeze()
 
