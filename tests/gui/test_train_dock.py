@@ -142,21 +142,23 @@ def test_the_base_is_offered_and_taken(open_dock, qtbot):
 def test_a_run_is_removed_after_a_question(open_dock, qtbot):
     folder = RunFolder(runs_home() / "20260102-000000-old")
     folder.path.mkdir(parents=True)
-    for path in (folder.config, folder.last, folder.metrics_of(0), folder.path / "notes.txt"):
+    folder.previews.mkdir()
+    kept = folder.path / "notes.txt", folder.previews / "mine.png"
+    for path in (folder.config, folder.last, folder.metrics_of(0), folder.previews / "step000003.png", *kept):
         path.write_text("x" * 1_000_000)
     folder.write_status("stopped", name="old")
     dock = open_dock()
     qtbot.waitUntil(lambda: not dock.remove_run.isHidden(), timeout=5_000)
     dock.remove_run.click()
     qtbot.waitUntil(lambda: not dock.question.isHidden(), timeout=5_000)
-    assert "Remove the run old (3 MB)? What it has learnt is lost." in dock.question.text.text()
+    assert "Remove the run old (4 MB)? What it has learnt is lost." in dock.question.text.text()
     dock.question.no.click()
     assert folder.last.exists()
     dock.remove_run.click()
     qtbot.waitUntil(lambda: not dock.question.isHidden(), timeout=5_000)
     dock.question.yes.click()
     qtbot.waitUntil(lambda: "The run old was removed" in text(dock), timeout=5_000)
-    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+    assert sorted(path for path in folder.path.rglob("*") if path.is_file()) == sorted(kept)
     assert folder not in list(find_runs())
     assert dock.remove_run.isHidden()
 

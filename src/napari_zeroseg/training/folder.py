@@ -26,11 +26,12 @@ from napari_zeroseg.training.data import origin_of
 from napari_zeroseg.training.events import COMMANDS, plain
 from napari_zeroseg.weights.cards import CLASS_HEAD
 
-_OF_BLOCKS = ("block*.json", "metrics_block*.csv", "last_block*.pt")
-"""What a run writes of the blocks of a small set that are held back in turn."""
-
-_BESIDES = ("process.log", "tensorboard", CLASS_HEAD, ".*.tmp")
-"""What a dock keeps of the process, what is written for TensorBoard, the class of the result, and halves of files."""
+_PATTERNS = (
+    *("block*.json", "metrics_block*.csv", "last_block*.pt"),
+    *("previews/step*.png", "previews/block*_step*.png", "snapshot/*.npy", "tensorboard/**/events.out.tfevents.*"),
+    *("process.log", CLASS_HEAD, ".*.tmp"),
+)
+"""What a run writes besides: of blocks that are held back in turn, pictures, copies, for TensorBoard, halves."""
 
 _T = TypeVar("_T")
 
@@ -213,14 +214,13 @@ class RunFolder:
         return (*self._small, *rest)
 
     def _written(self) -> list[Path]:
-        """What the run has written, of all that may lie in the folder."""
-        found = {path for pattern in (*_OF_BLOCKS, *_BESIDES) for path in self.path.glob(pattern)}
-        return [path for path in (*self.names, *sorted(found)) if path.exists()]
+        """Files that the run has written, of all that may lie in the folder."""
+        files = (path for path in self.names if path.is_file())
+        return [*files, *sorted({path for pattern in _PATTERNS for path in self.path.glob(pattern) if path.is_file()})]
 
     def size(self) -> int:
         """Bytes that :meth:`remove` would free."""
-        files = (one for path in self._written() for one in (path.rglob("*") if path.is_dir() else (path,)))
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return sum(path.stat().st_size for path in self._written())
 
     def remove(self) -> None:
         """Remove what the run wrote, and the folder if nothing else is in it; the model that it made stays.
@@ -234,11 +234,13 @@ class RunFolder:
             try:
                 # the settings last: as long as they are there, what is left is listed and can be removed
                 for path in sorted(self._written(), key=lambda path: path == self.config):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    path.unlink()
             except OSError as error:
                 raise WriteError(f"{error.filename or self.path} cannot be removed: {error.strerror}.") from error
-        with suppress(OSError):  # something of the user's is in it
-            self.path.rmdir()
+        folders = sorted((path for path in self.path.rglob("*") if path.is_dir()), reverse=True)
+        for folder in (*folders, self.path):
+            with suppress(OSError):  # something of the user's is in it
+                folder.rmdir()
 
     def forget(self) -> None:
         """Remove what a run that never began has written, and the folder if nothing else is in it."""
