@@ -36,6 +36,7 @@ from napari_zeroseg.training.loop import Trainer
 from napari_zeroseg.training.networks import Network
 from napari_zeroseg.training.patches import Patch, Patches, prompt_on
 from napari_zeroseg.training.run import train
+from napari_zeroseg.training.sampling import Sample
 from napari_zeroseg.training.sections import sections_of
 from napari_zeroseg.training.split import split_for
 from napari_zeroseg.training.tasks import MaskTask
@@ -196,7 +197,8 @@ def cached(options) -> None:
     """Steps of the decoder on kept embeddings, beside the plain loop: what they take, and what both have learnt.
 
     The plain loop encodes for every object anew, one object at a time, with the published modules in float32, as a
-    script does that was written by hand. Objects, prompts, losses, optimiser and seeds are the same.
+    script does that was written by hand. Objects, prompts, losses, optimiser and seeds are the same; the loss is on all
+    cells there, unless `--same-cells`.
     """
     job = em_sbem(options.shared, options.planes or "0:8", "")
     config = TrainingConfig(
@@ -212,6 +214,8 @@ def cached(options) -> None:
     rows, scores = [], {}
     for name, made in (("kept embeddings", Workbench), ("encoding at every step", _PlainBench)):
         bench = made(config, data, split)
+        for task in bench.tasks.values():
+            task.samples = task.samples or options.same_cells
         start = time.perf_counter()
         for patch in bench.patches_ahead():
             bench.encode(patch)
@@ -291,7 +295,11 @@ class _PlainDecoding(TrainableDecoding):
     def answer(self, embedding, prompts, places=None):
         encoder = self.published_prompts
         dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(len(prompts.tokens), -1, 64, 64)
-        return self._decoder.predict_masks(embedding, encoder.get_dense_pe(), prompts.tokens, dense)
+        masks, scores = self._decoder.predict_masks(embedding, encoder.get_dense_pe(), prompts.tokens, dense)
+        if places is None:
+            return masks, scores
+        (four,) = masks  # one object at a time
+        return Sample(places.expand(len(four), -1), torch.ones(0)).of(four)[None], scores
 
 
 def main() -> None:
@@ -303,6 +311,7 @@ def main() -> None:
     parser.add_argument("--report", default="", help="planes to report on")
     parser.add_argument("--steps", type=int, default=10, help="of cached")
     parser.add_argument("--seed", type=int, default=0, help="of cached")
+    parser.add_argument("--same-cells", action="store_true", help="of cached: both ways draw a sample of the cells")
     parser.add_argument("--objects", type=int, default=10_000, help="to report on at most, evenly taken")
     parser.add_argument("--variants", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
